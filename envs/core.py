@@ -153,6 +153,8 @@ class WorldSpec:
     """How many actions one `send` carries a row."""
     max_steps: int | None = None
     """The time limit in single actions, None where there is none."""
+    lockstep: bool = False
+    """Whether `recv` needs an action for every row that it returned last: the worlds cannot be stepped one by one."""
     success: str = "info['success']"
     """How the task's verdict is defined, in words that stand beside every rate; empty where there is none."""
 
@@ -167,10 +169,12 @@ class Worlds(Protocol):
     count: int
     spec: WorldSpec
 
-    def reset(self, seed: int) -> Step:
+    def reset(self, seed: int, group: int = 1) -> Step:
         """Start episode 0 of every row afresh.
 
-        Row r starts its episode e from `episode_seed(seed, r + e * count)`.
+        Row r starts its episode e from `episode_seed(seed, r // group + e * (count // group))`: the rows of a group
+        start alike (GRPO), and with groups of one every episode has a start of its own. `count` must be a multiple
+        of `group`.
         """
         ...
 

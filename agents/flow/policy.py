@@ -1,0 +1,79 @@
+"""A flow-matching policy over chunks of actions: deployed, it integrates the ODE."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from palaestra.agents.core import Decision
+from palaestra.agents.flow.network import FlowNetwork, StateNetwork
+from palaestra.agents.flow.samplers import sample
+from palaestra.agents.normalise import Normaliser
+from palaestra.envs.core import Observation, WorldSpec
+
+
+class FlowPolicy(nn.Module):
+    """Maps noise to the next H actions in K Euler steps, and plays the first C of them.
+
+    The network works on normalised actions; the statistics and the action bounds are buffers, so that a checkpoint
+    carries them.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, network: FlowNetwork, low: np.ndarray, high: np.ndarray, chunk: int, steps: int) -> None:
+        super().__init__()
+        if not 1 <= chunk <= network.horizon:
+            raise ValueError(
+                f"chunk is {chunk}; the network predicts {network.horizon} actions, so take 1 to {network.horizon}."
+            )
+        if steps < 1:
+            raise ValueError(f"steps is {steps}; a denoising has at least 1 transition.")
+        assert isinstance(network, nn.Module)
+        self.network: FlowNetwork = network
+        self.chunk = chunk
+        self.steps = steps
+        self.scale = Normaliser(network.width)
+        self.register_buffer("low", torch.as_tensor(low, dtype=torch.float32))
+        self.register_buffer("high", torch.as_tensor(high, dtype=torch.float32))
+
+    @torch.no_grad()
+    def act(self, observation: Observation) -> Decision:
+        """Decide by the ODE from fresh noise: the policy as it is deployed and evaluated."""
+        context = self.network.observe(observation)
+        noise = self.noise(len(context), context.device)
+        chain = sample(lambda x, t: self.network.field(context, x, t), noise, self.steps)
+        return Decision(self.to_actions(chain.points[:, -1]))
+
+    def noise(self, batch: int, device: torch.device) -> Tensor:
+        """Return the first point of a denoising, [batch, H, D]."""
+        return torch.randn(batch, self.network.horizon, self.network.width, device=device)
+
+    def to_actions(self, x: Tensor) -> Tensor:
+        """Return the actions that a finished denoising [N, H, D] stands for: [N, C, A], in the action bounds."""
+        return self.scale.invert(x[:, : self.chunk]).clamp(self.low, self.high)
+
+
+def state_policy(
+    spec: WorldSpec,
+    horizon: int,
+    steps: int = 4,
+    hidden: int = 256,
+    layers: int = 3,
+    noise_bounds: tuple[float, float] = (0.08, 0.16),
+) -> FlowPolicy:
+    """Return a fresh flow policy for worlds with a state vector and a box of actions.
+
+    Raises:
+        ValueError: The worlds show no state, or their actions are not a one-dimensional box.
+    """
+    if spec.state is None:
+        raise ValueError(f"{spec.id} shows no state vector, which a state policy needs.")
+    action = spec.action
+    if not isinstance(action, spaces.Box) or len(action.shape) != 1:
+        raise ValueError(f"{spec.id} takes actions {action}; a flow policy needs a one-dimensional Box.")
+    network = StateNetwork(spec.state, horizon, action.shape[0], hidden, layers, noise_bounds)
+    return FlowPolicy(network, action.low, action.high, spec.chunk, steps)
