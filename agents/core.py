@@ -49,6 +49,8 @@ class Rollout:
     """[T, B] bool: the episode has succeeded by the end of this slot."""
     mask: Tensor
     """[T, B] bool: the slot holds a decision whose outcome is known."""
+    filled: Tensor
+    """[B] int64: how many slots each row filled, from the first on."""
     final: Observation | None
     """[E, …]: last views of the slots where `terminated | truncated`, in row-major order of (t, b)."""
     last: Observation

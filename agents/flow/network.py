@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Protocol
 
@@ -40,7 +41,7 @@ class FlowNetwork(Protocol):
 def mlp(widths: list[int], activation: type[nn.Module] = nn.SiLU) -> nn.Sequential:
     """Return linear layers of these widths with the activation between them."""
     layers: list[nn.Module] = []
-    for index, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+    for index, (before, after) in enumerate(itertools.pairwise(widths)):
         layers += [nn.Linear(before, after)] + ([activation()] if index < len(widths) - 2 else [])
     return nn.Sequential(*layers)
 
@@ -63,15 +64,17 @@ class NoiseHead(nn.Module):
         super().__init__()
         self.shape = (horizon, width)
         self.bounds = bounds
-        self.layers = mlp([features, 128, 64, horizon * width], nn.Tanh)
-        nn.init.zeros_(self.layers[-1].weight)
-        nn.init.zeros_(self.layers[-1].bias)
+        leave = nn.Linear(64, horizon * width)
+        nn.init.zeros_(leave.weight)
+        nn.init.zeros_(leave.bias)
+        self.layers = nn.Sequential(mlp([features, 128, 64], nn.Tanh), nn.Tanh(), leave)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return standard deviations [N, H, D] in the bounds."""
         low, high = (math.log(bound) for bound in self.bounds)
         position = (torch.tanh(self.layers(features)) + 1) / 2
-        return torch.exp(low + (high - low) * position).unflatten(-1, self.shape)
+        std = torch.exp(low + (high - low) * position)
+        return std.reshape(-1, *self.shape)
 
 
 class StateNetwork(nn.Module):
@@ -110,8 +113,7 @@ class StateNetwork(nn.Module):
         hidden = nn.functional.silu(self.enter(torch.cat([context, x.flatten(1), time_embedding(t)], 1)))
         for layer, norm in zip(self.layers, self.norms, strict=True):
             hidden = hidden + nn.functional.silu(layer(norm(hidden)))
-        velocity = self.leave(hidden).unflatten(-1, (self.horizon, self.width))
-        # The exploration noise must not steer the expert's features (π_RL trains it jointly but drops it at the end).
+        velocity = self.leave(hidden).reshape(-1, self.horizon, self.width)
         return Field(velocity, self.noise(hidden), hidden)
 
     def summary(self, context: Tensor) -> Tensor:

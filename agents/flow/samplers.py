@@ -43,7 +43,7 @@ class Chain:
     points: Tensor
     """[B, K + 1, H, D]: from noise (index 0) to actions (index K)."""
     features: Tensor
-    """[B, F]: the features' mean over the K evaluations."""
+    """[B, K, F]: the features of the K evaluations."""
 
 
 def times(steps: int, index: Tensor) -> Tensor:
@@ -131,8 +131,7 @@ def sample(
         level: [B, K], the noise level of each transition; zeros (or None) follow the ODE.
     """
     batch = len(noise)
-    points = [noise]
-    features: Tensor | None = None
+    points, features = [noise], []
     for index in range(steps):
         x = points[-1]
         t = times(steps, torch.full((batch,), index, device=x.device))
@@ -142,6 +141,5 @@ def sample(
         else:
             mean, std = moments(method, x, answer, t, steps, level[:, index])
             points.append(mean + std * torch.randn_like(mean))
-        features = answer.features if features is None else features + answer.features
-    assert features is not None, "a denoising has at least one transition"
-    return Chain(torch.stack(points, 1), features / steps)
+        features.append(answer.features)
+    return Chain(torch.stack(points, 1), torch.stack(features, 1))

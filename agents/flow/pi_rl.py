@@ -1,0 +1,332 @@
+"""π_RL: PPO and GRPO for flow policies (arXiv 2510.25889), with Flow-SDE and Flow-Noise exploration.
+
+A denoising chain is made stochastic, so that its transitions have densities; the policy gradient is taken through
+those. Three forms of the decision process are offered:
+
+* `hybrid` (Flow-SDE as the paper trains it): one transition of a chain explores, drawn anew each decision, and the
+  rest follow the ODE as if they were part of the world. One network evaluation a sample and epoch.
+* `full`: every transition explores and is an inner step of its own, with the decision's advantage (the two-layer
+  process; the critic does not see inner steps, and the inner discount is 1).
+* `joint`: every transition explores, and the chain is one action whose log-density is their sum (Flow-Noise).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from palaestra.agents.advantages import normalise
+from palaestra.agents.core import Decision, Rollout, explained_variance
+from palaestra.agents.credit import Credit, generalised, grouped
+from palaestra.agents.flow.likelihood import Transitions, transitions
+from palaestra.agents.flow.network import mlp
+from palaestra.agents.flow.policy import FlowPolicy
+from palaestra.agents.flow.samplers import Method, gaussian_entropy, sample
+from palaestra.agents.losses import clipped_surrogate, clipped_value, trajectory_weights, weighted_mean
+from palaestra.agents.metrics import Meter, require_finite
+from palaestra.agents.optimiser import load_optimiser_tensors, optimiser_tensors
+from palaestra.envs.core import Observation
+
+
+@dataclass(frozen=True)
+class PiRLConfig:
+    """How a flow policy explores and learns from what it found."""
+
+    sampler: Method = "sde"
+    """How a transition explores: sde (Flow-SDE), noise (Flow-Noise, learned), cps (coefficient preserving)."""
+    form: Literal["hybrid", "full", "joint"] = "hybrid"
+    """One exploring transition a decision, all as inner steps, or all as one action."""
+    level: float = 0.5
+    """Noise level a of sde and cps; must be positive."""
+    index: Literal["batch", "row"] = "row"
+    """hybrid: whether the exploring transition is drawn once for all rows (RLinf) or for each row."""
+    reduction: Literal["sum", "mean"] = "sum"
+    """joint: log-densities are summed (the paper), or divided by K + 1 as in RLinf, which widens the trust region."""
+    advantage: Literal["gae", "group"] = "gae"
+    """PPO's generalised advantages with a critic, or GRPO's group-relative ones without."""
+    group: int = 8
+    """group: episodes that start alike."""
+    keep: tuple[float, float] = (0.1, 0.9)
+    """group: keep groups whose mean score lies here; others teach nothing."""
+    critic: Literal["observation", "expert"] = "observation"
+    """gae: what the critic reads: the observation (V_vlm), or the action expert's features (V_expert)."""
+    detach_critic: bool = True
+    """expert: keep the critic's gradient out of the action expert."""
+    credit: Credit = "chunk"
+    """Whether rewards, values and advantages belong to chunks or to single actions."""
+    ratio: Credit = "chunk"
+    """Whether a probability ratio is taken over a chunk or over each action."""
+    discount: float = 0.99
+    """γ, a decision (credit=chunk) or an action (credit=action)."""
+    decay: float = 0.95
+    """λ of generalised advantages."""
+    clip: float = 0.2
+    """ε of PPO's clipped ratio."""
+    value_clip: float = 0.2
+    """How far a value may move from the old one before its loss stops helping."""
+    entropy: float = 0.005
+    """noise: bonus on the mean entropy of an entry."""
+    epochs: int = 4
+    """Passes over a rollout."""
+    batch: int = 256
+    """Decisions a gradient step."""
+    actor_rate: float = 3e-4
+    """Adam's step size of the policy."""
+    critic_rate: float = 1e-3
+    """Adam's step size of the critic."""
+    gradient_clip: float = 1.0
+    """Largest norm of the policy's gradient, and of the critic's."""
+    equal_trajectories: bool = False
+    """Weigh each trajectory equally whatever its length, instead of each decision."""
+
+    def __post_init__(self) -> None:
+        if self.sampler != "noise" and not self.level > 0:
+            raise ValueError(
+                f"level is {self.level}: without exploration noise a transition has no density and nothing can be "
+                "learnt. Take a positive level (π_RL uses 0.5), or sampler='noise'."
+            )
+        if self.credit == "action" and self.ratio == "chunk":
+            raise ValueError("credit='action' needs ratio='action': one ratio a chunk cannot carry several advantages.")
+        if self.credit == "action" and self.advantage == "group":
+            raise ValueError("credit='action' needs advantage='gae': a group's score belongs to a whole episode.")
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """N decisions whose outcome is known."""
+
+    observation: Observation
+    points: Tensor
+    """[N, K + 1, H, D]."""
+    index: Tensor
+    """[N, J]: the transitions whose densities count."""
+    level: Tensor
+    """[N, K]."""
+    played: Tensor
+    """[N]."""
+    value: Tensor
+    """[N, V]: the critic's, when the decision was made."""
+    target: Tensor
+    """[N, V]."""
+    advantage: Tensor
+    """[N, V]."""
+    weight: Tensor
+    """[N]."""
+
+    def __getitem__(self, rows: Tensor) -> _Batch:
+        return _Batch(*(getattr(self, entry.name)[rows] for entry in fields(self)))
+
+
+class PiRL:
+    """The learner: explores with a stochastic chain, learns by clipped policy gradients."""
+
+    def __init__(self, policy: FlowPolicy, config: PiRLConfig, observation: Observation) -> None:
+        """Prepare to train `policy` in place.
+
+        Args:
+            policy: Its parameters with `requires_grad` are trained; a frozen backbone stays bit-identical.
+            config: How.
+            observation: Any observation of the worlds, from which the critic takes its width.
+        """
+        self.config = config
+        self._policy = policy
+        self.network = policy.network
+        context = self.network.observe(observation)
+        with torch.no_grad():
+            width = self._critic_input_width(context)
+        outputs = policy.chunk if config.credit == "action" else 1
+        leave = nn.Linear(256, outputs)
+        nn.init.normal_(leave.weight, std=0.02)
+        self.critic = nn.Sequential(mlp([width, 256, 256]), nn.SiLU(), leave).to(context.device)
+        self.actor_parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+        groups: list[dict[str, Any]] = [
+            {"params": self.actor_parameters, "lr": config.actor_rate},
+            {"params": list(self.critic.parameters()), "lr": config.critic_rate},
+        ]
+        self.optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.01)
+
+    @property
+    def policy(self) -> FlowPolicy:
+        """The policy as it is deployed: the ODE."""
+        return self._policy
+
+    def _critic_input_width(self, context: Tensor) -> int:
+        if self.config.critic == "observation":
+            return self.network.summary(context).shape[1]
+        noise = self._policy.noise(len(context), context.device)
+        return self.network.field(context, noise, torch.ones(len(context), device=context.device)).features.shape[1]
+
+    @torch.no_grad()
+    def act(self, observation: Observation) -> Decision:
+        """Decide by a stochastic chain; the trace holds the chain, its noise levels and the critic's value."""
+        context = self.network.observe(observation)
+        level = self._levels(len(context)).to(context.device)
+        chain = sample(
+            lambda x, t: self.network.field(context, x, t),
+            self._policy.noise(len(context), context.device),
+            self._policy.steps,
+            self.config.sampler,
+            level,
+        )
+        trace = {"points": chain.points, "level": level, "value": self._value(context, chain.features)}
+        return Decision(self._policy.to_actions(chain.points[:, -1]), trace)
+
+    def _levels(self, batch: int) -> Tensor:
+        """Return the noise level of each transition of each chain, [batch, K]."""
+        steps = self._policy.steps
+        level = torch.full((batch, steps), self.config.level if self.config.sampler != "noise" else 1.0)
+        if self.config.form != "hybrid":
+            return level
+        draws = 1 if self.config.index == "batch" else batch
+        chosen = torch.randint(steps, (draws, 1)).expand(batch, 1)
+        return torch.zeros_like(level).scatter(1, chosen, level[:, :1])
+
+    def _value(self, context: Tensor, features: Tensor) -> Tensor:
+        """Return the critic's value [N, V], from the observation or as the mean over features [N, K, F]."""
+        if self.config.critic == "observation":
+            seen = self.network.summary(context)[:, None]
+        else:
+            seen = features.detach() if self.config.detach_critic else features
+        value: Tensor = self.critic(seen).mean(1)
+        return value
+
+    @torch.no_grad()
+    def _value_of(self, observation: Observation) -> Tensor:
+        """Return the value of views that no decision was made at, [N, V]."""
+        if self.config.critic == "observation":
+            context = self.network.observe(observation)
+            return self._value(context, context)
+        return self.act(observation).trace["value"]
+
+    def learn(self, rollout: Rollout) -> dict[str, float]:
+        """Improve the policy and the critic from one rollout.
+
+        Raises:
+            FloatingPointError: A loss is not finite.
+        """
+        batch = self._batch(rollout)
+        if not bool(batch.weight.any()):
+            return {"train/decisions": 0.0}
+        with torch.no_grad():
+            old, _ = self._log_densities(batch)
+        meter = Meter()
+        for _ in range(self.config.epochs):
+            for rows in torch.randperm(len(batch.weight)).split(self.config.batch):
+                self._update(batch[rows], old[rows], meter)
+        metrics = meter.means()
+        metrics["train/decisions"] = float((batch.weight > 0).sum())
+        if self.config.advantage == "gae":
+            metrics["train/explained_variance"] = explained_variance(batch.value, batch.target).item()
+        return metrics
+
+    def _batch(self, rollout: Rollout) -> _Batch:
+        """Return the decisions whose outcome is known, with their advantages."""
+        config = self.config
+        value = rollout.trace["value"]
+        mask = rollout.mask
+        target = value
+        if config.advantage == "group":
+            advantage, mask = grouped(rollout, config.group, config.keep)
+            advantage = advantage[..., None]
+        else:
+            last = self._value_of(rollout.last)
+            final = None if rollout.final is None else self._value_of(rollout.final)
+            advantage, target = generalised(rollout, value, last, final, config.discount, config.decay, config.credit)
+            advantage = normalise(advantage, mask[..., None])
+        weight = trajectory_weights(mask, rollout.ended) if config.equal_trajectories else mask.float()
+        kept = mask.flatten().nonzero().flatten()
+
+        def flat(tensor: Tensor) -> Tensor:
+            return tensor.flatten(0, 1)[kept]
+
+        level = flat(rollout.trace["level"])
+        steps = torch.arange(self._policy.steps, device=level.device).expand(len(level), -1)
+        index = level.argmax(1, keepdim=True) if config.form == "hybrid" else steps
+        views = rollout.observation.map(lambda tensor: tensor.flatten(0, 1))[kept]
+        points = flat(rollout.trace["points"])
+        return _Batch(
+            views, points, index, level, flat(rollout.played), flat(value), flat(target), flat(advantage), flat(weight)
+        )
+
+    def _log_densities(self, batch: _Batch) -> tuple[Tensor, tuple[Tensor, Transitions]]:
+        """Return the chains' log-densities [N, J', C'] under the current network, and what they came from.
+
+        J' is 1 where the chain is one action, C' is 1 where the ratio is taken over the chunk.
+        """
+        context = self.network.observe(batch.observation)
+        seen = transitions(self.network, context, batch.points, batch.index, batch.level, self.config.sampler)
+        # Only what was played is an action: the rest of the horizon is noise that nothing ever saw.
+        chunk = self._policy.chunk
+        density = seen.log_density[:, :, :chunk].sum(-1) * self._played(batch)[:, None]
+        if self.config.ratio == "chunk":
+            density = density.sum(-1, keepdim=True)
+        if self.config.form == "joint":
+            density = density.sum(1, keepdim=True)
+            if self.config.reduction == "mean":
+                density = density / (self._policy.steps + 1)
+        return density, (context, seen)
+
+    def _played(self, batch: _Batch) -> Tensor:
+        """Return which actions of the chunks were played, [N, C] float."""
+        action = torch.arange(self._policy.chunk, device=batch.played.device)
+        return (action < batch.played[:, None]).to(torch.float32)
+
+    def _update(self, batch: _Batch, old: Tensor, meter: Meter) -> None:
+        """Take one gradient step."""
+        config = self.config
+        density, (context, seen) = self._log_densities(batch)
+        played = self._played(batch)
+        weight = batch.weight[:, None, None].expand_as(density)
+        if config.ratio == "action":
+            weight = weight * played[:, None]
+        change = density - old
+        ratio = change.exp()
+        advantage = batch.advantage[:, None].expand_as(ratio)
+        actor_loss = weighted_mean(clipped_surrogate(ratio, advantage, config.clip), weight)
+        loss = actor_loss
+        if config.sampler == "noise":
+            entropy = gaussian_entropy(seen.std[:, :, : self._policy.chunk]).mean()
+            loss = loss - config.entropy * entropy
+            meter.add("train/entropy", entropy)
+        if config.advantage == "gae":
+            value_weight = batch.weight[:, None] * (played if config.credit == "action" else 1)
+            value = self._value(context, seen.features)
+            critic_loss = weighted_mean(
+                clipped_value(value, batch.value, batch.target, config.value_clip), value_weight.expand_as(value)
+            )
+            loss = loss + critic_loss
+            meter.add("train/critic_loss", critic_loss)
+        require_finite(loss, "π_RL's loss", "lower actor_rate or the rewards' scale")
+        self.optimiser.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.actor_parameters, config.gradient_clip)
+        nn.utils.clip_grad_norm_(self.critic.parameters(), config.gradient_clip)
+        self.optimiser.step()
+        with torch.no_grad():
+            meter.add("train/actor_loss", actor_loss)
+            meter.add("train/gradient_norm", norm)
+            meter.add("train/clip_fraction", weighted_mean(((ratio - 1).abs() > config.clip).float(), weight))
+            meter.add("train/approximate_kl", weighted_mean(ratio - 1 - change, weight))
+            meter.add("train/noise_std", seen.std.mean())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return policy, critic and optimiser as named tensors."""
+        parts = {
+            "policy": self._policy.state_dict(),
+            "critic": self.critic.state_dict(),
+            "optimiser": optimiser_tensors(self.optimiser),
+        }
+        return {f"{part}.{name}": value for part, tensors in parts.items() for name, value in tensors.items()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore `state_dict`; raises on any missing, unknown or misshaped entry."""
+
+        def part(name: str) -> dict[str, Tensor]:
+            return {key.removeprefix(name): value for key, value in state.items() if key.startswith(name)}
+
+        self._policy.load_state_dict(part("policy."))
+        self.critic.load_state_dict(part("critic."))
+        load_optimiser_tensors(self.optimiser, part("optimiser."))
