@@ -157,6 +157,8 @@ class WorldSpec:
     """Whether `recv` needs an action for every row that it returned last: the worlds cannot be stepped one by one."""
     success: str = "info['success']"
     """How the task's verdict is defined, in words that stand beside every rate; empty where there is none."""
+    lockstep: bool = False
+    """Whether every `send` must name all rows (a simulator that steps them together); else any rows that are ready."""
 
 
 class Worlds(Protocol):
@@ -201,6 +203,43 @@ def episode_seed(seed: int, index: int) -> int:
     and however many rows share them.
     """
     return int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint32)[0] >> 1)
+
+
+def episode_seeds(seed: int, indices: np.ndarray) -> np.ndarray:
+    """Return `episode_seed(seed, i)` for every i of `indices` ([N], in [0, 2³²)) at once, [N] int64.
+
+    NumPy's `SeedSequence` (O'Neill's seed_seq) written out over arrays: thousands of worlds need thousands of
+    seeds a step.
+    """
+    if seed < 0 or (indices.size and not 0 <= indices.min() <= indices.max() < 2**32):
+        raise ValueError(f"seed must be at least 0 and indices in [0, 2³²), got seed {seed} and indices {indices}.")
+    words = [seed >> shift & 0xFFFFFFFF for shift in range(0, max(seed.bit_length(), 1), 32)]
+    entropy = [np.array(word, np.uint32) for word in words] + [indices.astype(np.uint32)]
+    entropy += [np.array(0, np.uint32)] * (4 - len(entropy))
+    constant = 0x43B0D7E5
+
+    def scramble(value: np.ndarray, multiplier: int) -> np.ndarray:
+        nonlocal constant
+        value = value ^ np.uint32(constant)
+        constant = constant * multiplier & 0xFFFFFFFF
+        value = value * np.uint32(constant)
+        return np.asarray(value ^ (value >> np.uint32(16)))
+
+    def mix(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        value = left * np.uint32(0xCA01F9DD) - scramble(right, 0x931E8875) * np.uint32(0x4973F715)
+        return np.asarray(value ^ (value >> np.uint32(16)))
+
+    with np.errstate(over="ignore"):  # arithmetic modulo 2³² is meant
+        pool = [scramble(word, 0x931E8875) for word in entropy[:4]]
+        for source in range(4):
+            for target in range(4):
+                if source != target:
+                    pool[target] = mix(pool[target], pool[source])
+        for word in entropy[4:]:
+            pool = [mix(part, word) for part in pool]
+        constant = 0x8B51F9DD
+        state = scramble(pool[0], 0x58F38DED).astype(np.int64)
+    return np.broadcast_to(state >> 1, indices.shape).copy()
 
 
 def same_tensors(left: object, right: object) -> bool:
