@@ -157,8 +157,6 @@ class WorldSpec:
     """Whether `recv` needs an action for every row that it returned last: the worlds cannot be stepped one by one."""
     success: str = "info['success']"
     """How the task's verdict is defined, in words that stand beside every rate; empty where there is none."""
-    lockstep: bool = False
-    """Whether every `send` must name all rows (a simulator that steps them together); else any rows that are ready."""
 
 
 class Worlds(Protocol):
