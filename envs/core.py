@@ -224,7 +224,7 @@ def episode_seeds(seed: int, indices: np.ndarray) -> np.ndarray:
         return np.asarray(value ^ (value >> np.uint32(16)))
 
     def mix(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        value = left * np.uint32(0xCA01F9DD) - scramble(right, 0x931E8875) * np.uint32(0x4973F715)
+        value: np.ndarray = left * np.uint32(0xCA01F9DD) - scramble(right, 0x931E8875) * np.uint32(0x4973F715)
         return np.asarray(value ^ (value >> np.uint32(16)))
 
     with np.errstate(over="ignore"):  # arithmetic modulo 2³² is meant
