@@ -1,0 +1,1 @@
+"""Robot manipulation: ManiSkill's tasks, experts that solve them, and recorded demonstrations."""
