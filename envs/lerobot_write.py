@@ -269,7 +269,7 @@ class _Writer:
             self._data = None
             self._data_place.next()
         if self._data is None:
-            self._data = pq.ParquetWriter(self._data_place.path, table.schema)
+            self._data = pq.ParquetWriter(self._data_place.path, table.schema, write_page_checksum=True)
         self._data.write_table(table)
         return {f"data/{key}": value for key, value in self._data_place.place.items()}
 
@@ -309,7 +309,7 @@ class _Writer:
         if self._meta is None:
             path = self._root / EPISODES_PATH
             path.parent.mkdir(parents=True)
-            self._meta = pq.ParquetWriter(path, table.schema)
+            self._meta = pq.ParquetWriter(path, table.schema, write_page_checksum=True)
         self._meta.write_table(table)
         self._pending.clear()
 
