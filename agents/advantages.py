@@ -34,12 +34,13 @@ def gae(
     """
     advantage = torch.zeros_like(value)
     carried = torch.zeros_like(value[0])
+    nothing = torch.zeros_like(carried)
     goes_on = (~(terminated | truncated)).to(value.dtype)
-    alive = (~terminated).to(value.dtype)
-    known = mask.to(value.dtype)
     for t in range(len(reward) - 1, -1, -1):
-        error = reward[t] + discount * next_value[t] * alive[t] - value[t]
-        carried = (error + discount * decay * goes_on[t] * carried) * known[t]
+        # Chosen, not multiplied by zero: what a broken world or a view that does not count says may be NaN.
+        following = torch.where(terminated[t], nothing, next_value[t])
+        error = reward[t] + discount * following - value[t]
+        carried = torch.where(mask[t], error + discount * decay * goes_on[t] * carried, nothing)
         advantage[t] = carried
     return advantage, advantage + value
 
@@ -72,7 +73,9 @@ def group_advantage(
     grouped = score.reshape(-1, group)
     mean = grouped.mean(1, keepdim=True)
     std = grouped.std(1, unbiased=False, keepdim=True)
-    advantage = (grouped - mean) / (std + epsilon)
+    # The mean of equal numbers may differ from them by a rounding error, which the division would blow up.
+    equal = grouped.amax(1, keepdim=True) == grouped.amin(1, keepdim=True)
+    advantage = torch.where(equal, torch.zeros_like(grouped), (grouped - mean) / (std + epsilon))
     kept = torch.ones_like(grouped, dtype=torch.bool)
     if keep is not None:
         # A mean of .3 summed in float32 must not fall out of [.3, .9].

@@ -31,10 +31,11 @@ def clipped_value(value: Tensor, old: Tensor, target: Tensor, clip: float, delta
 def trajectory_weights(mask: Tensor, ended: Tensor) -> Tensor:
     """Return weights [T, B] that sum to 1 over each trajectory of a rollout, 0 where the mask is 0.
 
-    A trajectory is a run of slots of a row up to and including an end; each counts equally whatever its length.
+    A trajectory is a run of slots of a row up to an end, included, or a slot that the mask leaves out; each counts
+    equally whatever its length.
     """
     starts = torch.zeros_like(ended)
-    starts[1:] = ended[:-1]
+    starts[1:] = (ended | ~mask)[:-1]
     trajectory = starts.long().cumsum(0)
     columns = torch.arange(mask.shape[1], device=mask.device) * (len(mask) + 1)
     index = trajectory + columns

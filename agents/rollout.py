@@ -30,6 +30,7 @@ class Collector:
     def reset(self, seed: int, group: int = 1) -> None:
         """Start every row afresh; see `Worlds.reset`."""
         self.step = self.worlds.reset(seed, group)
+        self.reward(self.step)  # rewards that remember an episode learn here that it is a new one
 
     def collect(self, learner: Learner, decisions: int, whole_episodes: bool = False) -> Rollout:
         """Return the next `decisions` decisions of every row.
@@ -46,7 +47,7 @@ class Collector:
             raise RuntimeError("Collector.collect needs worlds that have started: call reset(seed) first.")
         self.seconds = {"simulate": 0.0, "act": 0.0}
         self.faults = []
-        slots = _Slots(decisions, self.worlds.count, self.step.observation)
+        slots = _Slots(decisions, self.worlds.count, self.step)
         step = self.step
         lockstep = self.worlds.spec.lockstep
         while True:
@@ -75,17 +76,17 @@ class Collector:
 class _Slots:
     """The [T, B] arrays that a rollout is written into, with a cursor a row."""
 
-    def __init__(self, decisions: int, count: int, like: Observation) -> None:
+    def __init__(self, decisions: int, count: int, first: Step) -> None:
         self.decisions, self.count = decisions, count
-        self.like = like
-        self.cursor = torch.zeros(count, dtype=torch.int64)
-        self.open = torch.ones(count, dtype=torch.bool)
-        self.waiting = torch.zeros(count, dtype=torch.bool)
-        self.recorded = torch.zeros(count, dtype=torch.bool)
+        self.device = first.rows.device
+        self.cursor = torch.zeros(count, dtype=torch.int64, device=self.device)
+        self.open = torch.ones(count, dtype=torch.bool, device=self.device)
+        self.waiting = torch.zeros(count, dtype=torch.bool, device=self.device)
+        self.recorded = torch.zeros(count, dtype=torch.bool, device=self.device)
         self.tensors: dict[str, Tensor] = {}
         self.text: dict[int, str] = {}
         self.finals: list[tuple[Tensor, Observation]] = []
-        self.latest = like
+        self.latest = first.observation
 
     def write(self, name: str, rows: Tensor, value: Tensor) -> None:
         """Write [N, …] into the rows' current slots, making the array when it is first seen."""
@@ -156,12 +157,12 @@ class _Slots:
 
     def latest_step(self, step: Step) -> Step:
         """Return a step that shows every row's newest view, from which the next rollout starts."""
-        nothing = torch.zeros(self.count, dtype=torch.bool)
+        nothing = torch.zeros(self.count, dtype=torch.bool, device=self.device)
         return Step(
-            rows=torch.arange(self.count),
+            rows=torch.arange(self.count, device=self.device),
             observation=self.latest,
-            rewards=torch.zeros(self.count, step.rewards.shape[1]),
-            played=torch.zeros(self.count, dtype=torch.int64),
+            rewards=torch.zeros(self.count, step.rewards.shape[1], device=self.device),
+            played=torch.zeros(self.count, dtype=torch.int64, device=self.device),
             terminated=nothing,
             truncated=nothing,
             success=nothing,

@@ -12,6 +12,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
+from palaestra.envs.episode import Episode
+
 WALL = 0.5  # half the wall's height; it stands at x = 0
 SKIN = 0.02  # how far from the wall its contact keeps the fingertip
 GAIN = 0.08  # speed gained a step at full action
@@ -212,3 +214,27 @@ def frame(state: np.ndarray, size: int = 128) -> np.ndarray:
     ):
         picture[(x - center[0]) ** 2 + (y - center[1]) ** 2 < radius**2] = color
     return picture
+
+
+def demonstrate(episodes: int, seed: int) -> list[Episode]:
+    """Return the expert's episodes from the starts of seeds `seed`, `seed + 1`, …"""
+    world = ReachEnv(count=episodes)
+    seeds = list(range(seed, seed + episodes))
+    state, _ = world.reset(seed=seeds)
+    states, actions, rewards, ended = [state], [], [], []
+    for _ in range(world.max_episode_steps):
+        action = expert_action(state)
+        state, reward, terminated, _, _ = world.step(action)
+        states, actions, rewards, ended = [*states, state], [*actions, action], [*rewards, reward], [*ended, terminated]
+    success = torch.stack(ended, 1)
+    lengths = torch.where(success.any(1), success.int().argmax(1) + 1, world.max_episode_steps).tolist()
+    return [
+        Episode(
+            state=torch.stack(states, 1)[row, : length + 1],
+            action=torch.stack(actions, 1)[row, :length],
+            reward=torch.stack(rewards, 1)[row, :length],
+            success=bool(success[row].any()),
+            seed=seeds[row],
+        )
+        for row, length in enumerate(lengths)
+    ]

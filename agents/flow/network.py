@@ -47,7 +47,7 @@ def mlp(widths: list[int], activation: type[nn.Module] = nn.SiLU) -> nn.Sequenti
 
 
 def time_embedding(t: Tensor, width: int = 32) -> Tensor:
-    """Return sines and cosines of t at geometric frequencies from 1 to 100 cycles over [0, 1], [N, width]."""
+    """Return sines and cosines of t at geometric frequencies from ¼ to 25 cycles over [0, 1], [N, width]."""
     half = width // 2
     frequency = torch.exp(torch.linspace(0, math.log(100), half, device=t.device)) * (2 * math.pi / 4)
     angle = t[:, None] * frequency

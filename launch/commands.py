@@ -1,0 +1,213 @@
+"""What each command does. Heavy packages are imported by the command that needs them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+
+def train_command(words: Sequence[str]) -> int:
+    """Train a recipe by name, or go on with a run."""
+    from palaestra.launch.config import Recipe
+    from palaestra.launch.recipes import RECIPES, recipe_named
+    from palaestra.launch.report import write_report
+    from palaestra.launch.train import resume, train
+
+    if words and words[0] == "--resume":
+        if len(words) != 2:
+            raise ValueError("train --resume takes one run's folder and nothing else: its config.json says the rest.")
+        run = resume(Path(words[1]))
+    else:
+        if not words or words[0].startswith("-"):
+            names = "\n".join(f"  {name}" for name in RECIPES)
+            print(f"palaestra train RECIPE [options], where RECIPE is one of\n{names}\n\npalaestra train --resume RUN")
+            return 0 if words else 2
+        chosen = recipe_named(words[0])
+
+        @dataclass(frozen=True)
+        class Train:
+            """A training run."""
+
+            recipe: Annotated[Recipe, tyro.conf.arg(name="")]
+            run: Path | None = None
+            """Folder of the run; by default runs/<recipe>-<seed>-<time>."""
+
+        options = tyro.cli(
+            Train,
+            prog=f"palaestra train {words[0]}",
+            args=words[1:],
+            default=Train(chosen),
+            config=(tyro.conf.FlagConversionOff,),
+        )
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        folder = options.run or Path("runs") / f"{options.recipe.name}-{options.recipe.seed}-{stamp}"
+        run = train(options.recipe, folder)
+    _print_result(run)
+    print(f"report: {write_report(run)}")
+    return 0
+
+
+def _print_result(run: Path) -> None:
+    """Print the table of success rates of a finished run."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from palaestra.launch.runs import read_run
+
+    finished = read_run(run)
+    table = Table(title=f"{run}: success, with Wilson's 95 % intervals")
+    for heading in ("policy", "success once", "success at the end", "episodes", "faults"):
+        table.add_column(heading)
+    for outcome in finished.outcomes:
+        rates = []
+        for column in ("success_once", "success_at_end"):
+            low, high = outcome.interval(column)
+            rates.append(f"{100 * outcome.rate(column):.1f} % [{100 * low:.1f}, {100 * high:.1f}]")
+        table.add_row(outcome.name, *rates, str(len(outcome.episodes)), str(outcome.faults))
+    Console().print(table)
+    print(f"success is {finished.outcomes[0].definition}; deployed policy (ODE), held-out start states")
+
+
+@dataclass(frozen=True)
+class _Evaluate:
+    """Measure a trained run, or replay a recorded measurement."""
+
+    run: Annotated[Path | None, tyro.conf.Positional] = None
+    """The run's folder."""
+    replay: Path | None = None
+    """A run's result.json: play its evaluations again and compare them episode by episode."""
+    episodes: int = 200
+    """How many episodes."""
+    seed: int | None = None
+    """Where start states come from; by default the held-out seed of every evaluation."""
+    checkpoint: str | None = None
+    """Name of a checkpoint, such as 000040; by default the newest."""
+    count: int | None = None
+    """Worlds in parallel; by default the recipe's."""
+
+
+def evaluate_command(words: Sequence[str]) -> int:
+    """Evaluate a run, or replay a result."""
+    options = tyro.cli(_Evaluate, prog="palaestra evaluate", args=list(words))
+    if options.replay is not None:
+        return _replay(options.replay)
+    if options.run is None:
+        raise ValueError("evaluate needs a run's folder, or --replay result.json.")
+    from palaestra.launch.config import EVALUATION_SEED, from_json
+    from palaestra.launch.evaluate import evaluate
+    from palaestra.launch.train import load_policy, make_worlds
+
+    recipe = from_json(options.run / "config.json")
+    worlds = make_worlds(recipe, options.count)
+    try:
+        policy = load_policy(options.run, recipe, worlds.spec, options.checkpoint)
+        seed = EVALUATION_SEED if options.seed is None else options.seed
+        evaluation = evaluate(worlds, policy, options.episodes, seed, recipe.name)
+    finally:
+        worlds.close()
+    print(evaluation.summary)
+    print(evaluation.resolution)
+    return 0
+
+
+def _replay(path: Path) -> int:
+    from palaestra.launch.config import from_json
+    from palaestra.launch.result import replay
+    from palaestra.launch.train import load_policy, make_worlds
+
+    run = path if path.is_dir() else path.parent
+    recipe = from_json(run / "config.json")
+
+    def worlds_of(entry: Mapping[str, Any]) -> Any:
+        return make_worlds(recipe, entry["count"])
+
+    def policy_of(entry: Mapping[str, Any]) -> Any:
+        worlds = make_worlds(recipe, 1)
+        try:
+            return load_policy(run, recipe, worlds.spec, entry["checkpoint"])
+        finally:
+            worlds.close()
+
+    same = True
+    for played in replay(run / "result.json", worlds_of, policy_of):
+        print(played.again.summary)
+        print("\n".join(played.differences) or "every episode came out as recorded")
+        same = same and not played.differences
+    return 0 if same else 1
+
+
+@dataclass(frozen=True)
+class _Compare:
+    """Compare runs over seeds and worlds."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Folders of finished runs."""
+    out: Path = Path("runs/compare")
+    """Where the figure and the tables go."""
+
+
+def compare_command(words: Sequence[str]) -> int:
+    """Compare finished runs."""
+    options = tyro.cli(_Compare, prog="palaestra compare", args=list(words))
+    from palaestra.launch.compare import compare
+
+    compare(list(options.runs), options.out)
+    return 0
+
+
+def demo_command(words: Sequence[str]) -> int:
+    """Train the demo's recipe and show what came out."""
+    return train_command(["pi-rl-push-cube", *words])
+
+
+def list_command(words: Sequence[str]) -> int:
+    """List what there is."""
+    from palaestra.envs.registry import names
+    from palaestra.launch.bench import BENCHES
+    from palaestra.launch.recipes import RECIPES
+
+    for title, entries in (("worlds", names()), ("recipes", list(RECIPES)), ("benches", list(BENCHES))):
+        print(f"{title}:")
+        print("\n".join(f"  {entry}" for entry in entries))
+    print("Any Gymnasium id and package.module:function are worlds too.")
+    return 0
+
+
+def check_command(words: Sequence[str]) -> int:
+    """Check a world."""
+    if len(words) != 1 or words[0].startswith("-"):
+        print("palaestra check WORLD: checks that a world keeps the contract; see palaestra list")
+        return 0 if words and words[0] in ("-h", "--help") else 2
+    from palaestra.envs.check import check
+
+    report = check(words[0])
+    print(report)
+    return 0 if report.passed else 1
+
+
+def doctor_command(words: Sequence[str]) -> int:
+    """Print what this machine can run."""
+    from palaestra.launch.doctor import doctor
+
+    findings = doctor()
+    for finding in findings:
+        print(finding)
+    return 0
+
+
+def bench_command(words: Sequence[str]) -> int:
+    """Run a bench by name."""
+    from palaestra.launch.bench import BENCHES
+
+    if not words or words[0] not in BENCHES:
+        print(f"palaestra bench BENCH, where BENCH is one of {', '.join(BENCHES)}")
+        return 2
+    result = BENCHES[words[0]]()
+    print(json.dumps(result, indent=2))
+    return 0

@@ -1,0 +1,190 @@
+"""Recipes: every option of a training run, as frozen dataclasses. The string under a field is its help."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from palaestra.agents.flow.imitation import ImitationConfig
+from palaestra.agents.flow.pi_rl import PiRLConfig
+
+
+@dataclass(frozen=True)
+class WorldConfig:
+    """Which worlds, and how many."""
+
+    id: str = "toy/reach-v0"
+    """Name of the world: see `palaestra list`, any Gymnasium id, or package.module:function."""
+    count: int = 64
+    """Worlds that are stepped in parallel."""
+    chunk: int = 4
+    """Actions that a decision plays before the policy looks again."""
+    workers: int | None = None
+    """Processes that share worlds which cannot be vectorised; the number of cores where not given."""
+    device: str = "cpu"
+    """Where vectorised worlds and the policy live: cpu or cuda."""
+    options: dict[str, str | int | float | bool] = field(default_factory=dict)
+    """Further arguments of the world itself, such as ManiSkill's control mode."""
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """The flow policy over the state vector."""
+
+    horizon: int = 8
+    """H, the actions that the network predicts; at least the chunk."""
+    steps: int = 4
+    """K, the denoising transitions of a decision."""
+    hidden: int = 256
+    """Width of the action expert."""
+    layers: int = 3
+    """Residual layers of the action expert."""
+    noise_bounds: tuple[float, float] = (0.08, 0.16)
+    """Flow-Noise: smallest and largest standard deviation of a transition."""
+
+
+@dataclass(frozen=True)
+class DemonstrationConfig:
+    """What imitation starts from."""
+
+    source: str = "expert"
+    """`expert` lets the world's scripted expert play; or a LeRobotDataset folder; or ManiSkill's trajectory.h5."""
+    episodes: int = 16
+    """Demonstrations taken."""
+    seed: int = 1000
+    """The scripted expert's start states are drawn from this seed; the same for every seed of the run."""
+    noise: float = 0.0
+    """Imperfection of the scripted expert: see `palaestra.envs.manipulation.experts`."""
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """What is rewarded: a weighted sum."""
+
+    success: float = 1.0
+    """Weight of 1 when the task first succeeds in an episode."""
+    world: float = 0.0
+    """Weight of the world's own reward."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training run, whole: few-shot imitation, then π_RL."""
+
+    name: str = "reach"
+    """What the run is called in tables."""
+    world: WorldConfig = field(default_factory=WorldConfig)
+    """The worlds."""
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    """The network."""
+    demonstrations: DemonstrationConfig = field(default_factory=DemonstrationConfig)
+    """The data of imitation."""
+    imitation: ImitationConfig = field(default_factory=ImitationConfig)
+    """Supervised fine-tuning."""
+    pi_rl: PiRLConfig = field(default_factory=PiRLConfig)
+    """Reinforcement."""
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    """What reinforcement maximises."""
+    iterations: int = 40
+    """Rollouts that are learnt from."""
+    decisions: int = 8
+    """T, decisions of each world in a rollout."""
+    every: int = 10
+    """Iterations between boundaries, where the policy is evaluated and saved and all worlds start afresh."""
+    episodes: int = 100
+    """Episodes of an evaluation at a boundary."""
+    final_episodes: int = 200
+    """Episodes of the evaluations before and after reinforcement."""
+    stop_at: float = 1.0
+    """Stop early once a boundary's success rate reaches this; above 1 never stops."""
+    seed: int = 0
+    """Of everything random, the evaluation's start states apart."""
+    threads: int = 1
+    """Threads of torch in the learner; small networks are fastest with one."""
+    videos: int = 2
+    """Episodes filmed at the end, where the world can be rendered."""
+    trackers: tuple[Literal["wandb", "trackio"], ...] = ()
+    """Trackers besides TensorBoard and metrics.jsonl, which are always written."""
+
+
+EVALUATION_SEED = 777
+"""Start states of every evaluation come from this seed, whatever the run's: rates of different runs are paired."""
+
+
+def validate(recipe: Recipe) -> None:
+    """Raise ValueError on what cannot work, before anything slow starts."""
+    positive = ("iterations", "decisions", "every", "episodes", "final_episodes", "threads")
+    for name in positive:
+        if getattr(recipe, name) < 1:
+            raise ValueError(f"{name} is {getattr(recipe, name)}; it must be at least 1.")
+    world, policy = recipe.world, recipe.policy
+    if world.count < 1 or world.chunk < 1:
+        raise ValueError(f"world.count is {world.count} and world.chunk {world.chunk}; both must be at least 1.")
+    if policy.horizon < world.chunk:
+        raise ValueError(
+            f"policy.horizon is {policy.horizon} but world.chunk {world.chunk}: the network must predict every action "
+            f"that is played. Take --policy.horizon {world.chunk} or more."
+        )
+    low, high = policy.noise_bounds
+    if not 0 < low <= high:
+        raise ValueError(f"policy.noise_bounds are {low} and {high}; they must be positive and ascending.")
+    if recipe.pi_rl.advantage == "group" and world.count % recipe.pi_rl.group:
+        raise ValueError(
+            f"world.count is {world.count}, which pi_rl.group = {recipe.pi_rl.group} does not divide: "
+            "the worlds of a group start alike."
+        )
+    if recipe.reward.success == 0 and recipe.reward.world == 0:
+        raise ValueError("reward.success and reward.world are both 0: there is nothing to maximise.")
+
+
+def to_json(recipe: Recipe) -> str:
+    """Return a recipe as JSON, as a run's `config.json` holds it."""
+    return json.dumps(dataclasses.asdict(recipe), indent=2) + "\n"
+
+
+def from_json(path: Path) -> Recipe:
+    """Read a recipe back; an unknown or misspelt key, or a value of another type, is refused by name."""
+    try:
+        data = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} does not exist: a run's folder holds a config.json.") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}.") from None
+    recipe = _build(Recipe, data, path.name)
+    assert isinstance(recipe, Recipe)
+    return recipe
+
+
+def _build(kind: Any, value: Any, name: str) -> Any:
+    """Return `value` from JSON as an instance of the annotated type."""
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise ValueError(f"{name} is {value!r}; expected an object with the fields of {kind.__name__}.")
+        hints = get_type_hints(kind)
+        for key in value:
+            if key not in hints:
+                near = difflib.get_close_matches(key, hints, 1)
+                hint = f" Did you mean {near[0]!r}?" if near else ""
+                raise ValueError(f"{name} has the unknown key {key!r}.{hint} Known: {', '.join(hints)}.")
+        return kind(**{key: _build(hints[key], entry, f"{name}.{key}") for key, entry in value.items()})
+    origin = get_origin(kind)
+    if origin is tuple:
+        parts = get_args(kind)
+        return tuple(_build(parts[0], entry, name) for entry in value)
+    if origin is Literal:
+        if value not in get_args(kind):
+            raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, get_args(kind)))}.")
+        return value
+    if origin is dict:
+        return {key: _build(get_args(kind)[1], entry, f"{name}.{key}") for key, entry in value.items()}
+    allowed = get_args(kind) if origin in (types.UnionType, typing.Union) else (kind,)
+    accepted = tuple(allowed) + ((int,) if float in allowed else ())
+    if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in allowed):
+        raise ValueError(f"{name} is {value!r}; expected {kind}.")
+    return value
