@@ -46,12 +46,19 @@ def gae(
 
 
 def normalise(advantage: Tensor, mask: Tensor, epsilon: float = 1e-5) -> Tensor:
-    """Return the advantages with mean 0 and standard deviation 1 over the masked slots, 0 elsewhere."""
-    known = mask.to(advantage.dtype)
+    """Return the advantages with mean 0 and standard deviation 1 over the masked slots, 0 elsewhere.
+
+    Args:
+        advantage: Any shape.
+        mask: Bool, broadcast to it.
+        epsilon: Guards the division.
+    """
+    known = mask.expand_as(advantage)
+    nothing = torch.zeros_like(advantage)
     count = known.sum().clamp(min=1)
-    mean = (advantage * known).sum() / count
-    variance = (((advantage - mean) ** 2) * known).sum() / count
-    return (advantage - mean) / (variance.sqrt() + epsilon) * known
+    mean = torch.where(known, advantage, nothing).sum() / count
+    centred = torch.where(known, advantage - mean, nothing)
+    return centred / ((centred**2).sum().div(count).sqrt() + epsilon)
 
 
 def group_advantage(
