@@ -114,7 +114,7 @@ class PoolWorlds:
         self._start_timeout = start_timeout
         self._max_failures = max_failures
         self._backoff = backoff
-        self._seed = 0
+        self._seed, self._group = 0, 1
         self._warned = False
         self._phase = np.full(count, _Phase.NEW)
         self._alive = np.zeros(count, bool)
@@ -137,16 +137,19 @@ class PoolWorlds:
             worker.send(Command.PROBE if worker.index == 0 and success is None else Command.DESCRIBE)
         self._describe(id, chunk, success)
 
-    def reset(self, seed: int) -> Step:
-        """Start episode 0 of every row afresh. What is still being played is forgotten.
+    def reset(self, seed: int, group: int = 1) -> Step:
+        """Start episode 0 of every row afresh, rows of a group alike. What is still being played is forgotten.
 
         Raises:
+            ValueError: Where `count` is no multiple of `group`.
             RuntimeError: Where a world fails to start too often, with the first failure's traceback.
         """
         self._check_open()
+        if group < 1 or self.count % group:
+            raise ValueError(f"group is {group}, expected a divisor of count={self.count}.")
         while np.isin(self._phase, (_Phase.PLAYING, _Phase.STARTING)).any():
             self._pump()
-        self._seed = seed
+        self._seed, self._group = seed, group
         self._episode[:] = 0
         self._failures[:] = 0
         self._pending.clear()
@@ -397,7 +400,8 @@ class PoolWorlds:
 
     def _aim(self, row: int, episode: int) -> None:
         """Say from which episode's seed the row resets next."""
-        self._exchange.seed[row] = episode_seed(self._seed, row + int(episode) * self.count)
+        index = row // self._group + int(episode) * (self.count // self._group)
+        self._exchange.seed[row] = episode_seed(self._seed, index)
 
     def _tell(self, fault: Fault) -> None:
         """Bring the first fault to the user; the others are in `Step.faults`."""
