@@ -22,9 +22,19 @@ class Normaliser(nn.Module):
 
         A standard deviation under `floor` is replaced by 1: an entry that never moved in the demonstrations (a goal's
         height, an idle joint) is centred, not blown up when it moves later.
+
+        Raises:
+            ValueError: The samples have another width, there are none, or one is not finite.
         """
-        if samples.shape[-1] != len(self.mean):
-            raise ValueError(f"the normaliser holds {len(self.mean)} entries, the samples have {samples.shape[-1]}.")
+        if samples.ndim != 2 or samples.shape[1] != len(self.mean) or not len(samples):
+            raise ValueError(
+                f"the normaliser fits samples [N, {len(self.mean)}] with N at least 1, got {list(samples.shape)}."
+            )
+        bad = (~torch.isfinite(samples)).any(0).nonzero().flatten().tolist()
+        if bad:
+            raise ValueError(
+                f"the normaliser's samples hold NaN or infinity in entries {bad}: mend the demonstrations."
+            )
         self.mean.copy_(samples.mean(0))
         std = samples.std(0, unbiased=False)
         self.std.copy_(torch.where(std < floor, torch.ones_like(std), std))

@@ -62,6 +62,8 @@ class NoiseHead(nn.Module):
 
     def __init__(self, features: int, horizon: int, width: int, bounds: tuple[float, float]) -> None:
         super().__init__()
+        if not 0 < bounds[0] <= bounds[1]:
+            raise ValueError(f"the noise bounds are {bounds}; take 0 < low <= high, such as (0.08, 0.16).")
         self.shape = (horizon, width)
         self.bounds = bounds
         leave = nn.Linear(64, horizon * width)
