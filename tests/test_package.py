@@ -1,7 +1,6 @@
 """The wheel: it holds every file, imports from anywhere, and starts fast."""
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("envs", "agents", "rewards", "launch")
+BACK_ROOMS = {"agents/baselines.py", "envs/manipulation/quick.py"}
+"""Files that are about one heavy package and import it on purpose; see tests/test_layers.py."""
 
 
 def run(code: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -69,14 +70,11 @@ def test_wheel_names_the_command(wheel: Path) -> None:
 
 
 def test_every_module_imports_from_elsewhere(installed: Path, tmp_path: Path) -> None:
-    """All modules import from the installed wheel, in another directory, without loading anything heavy.
-
-    Left out are those that are about one heavy package and import it on purpose.
-    """
+    """All modules import from the installed wheel, in another directory, without loading anything heavy."""
     modules = [
         "palaestra." + name.removesuffix(".py").replace(os.sep, ".").removesuffix(".__init__")
         for name in python_files()
-        if not re.search(r"^(?:from|import) (?:mani_skill|sapien|stable_baselines3)\b", (ROOT / name).read_text(), re.M)
+        if name not in BACK_ROOMS
     ]
     done = run(
         "import importlib, sys\n"
@@ -101,14 +99,11 @@ def test_plain_import_is_refused(folder: str) -> None:
 
 
 def test_command_line_imports_fast(tmp_path: Path) -> None:
-    """Importing `palaestra.launch.cli` takes under half a second: the best of three processes.
-
-    Processor time, so that a busy machine is not mistaken for a slow import.
-    """
-    code = "import time\nbefore = time.process_time()\nimport palaestra.launch.cli\nprint(time.process_time() - before)"
+    """Importing `palaestra.launch.cli` takes under half a second: the best of three processes."""
+    code = "import time\nbefore = time.perf_counter()\nimport palaestra.launch.cli\nprint(time.perf_counter() - before)"
     seconds = []
     for _ in range(3):
         done = run(code, tmp_path)
         assert done.returncode == 0, done.stderr
         seconds.append(float(done.stdout))
-    assert min(seconds) < 0.5, f"it took {min(seconds):.2f} s of processor time"
+    assert min(seconds) < 0.5, f"it took {min(seconds):.2f} s"
