@@ -99,19 +99,24 @@ class Comparison:
             table.add_row(*map(Text, row))
         return table
 
-    def markdown(self) -> str:
-        """Return the tables and notes as Markdown."""
-        parts = [_markdown(self.rows())]
+    def pairs(self) -> list[list[list[str]]]:
+        """Return the tables of groups against each other as text, headers first; empty where there is one group."""
+        tables = []
         if self.improvement:
             labels = [group.label for group in self.groups]
             rows = [["P(row beats column)", *labels]]
             rows += [[a, *("–" if a == b else _share(self.improvement[a, b]) for b in labels)] for a in labels]
-            parts.append(_markdown(rows))
+            tables.append(rows)
         if self.area_difference:
             rows = [["success while learning, first − second, paired by seed", "points"]]
             rows += [[f"{a} − {b}", _points(found)] for (a, b), found in self.area_difference.items()]
-            parts.append(_markdown(rows))
-        return "\n".join([*parts, *(f"- {note}" for note in self.notes)]) + "\n"
+            tables.append(rows)
+        return tables
+
+    def markdown(self) -> str:
+        """Return the tables and notes as Markdown."""
+        tables = [_markdown(rows) for rows in (self.rows(), *self.pairs())]
+        return "\n".join([*tables, *(f"- {note}" for note in self.notes)]) + "\n"
 
     def to_json(self) -> dict[str, Any]:
         """Return every number, with the runs it came from."""

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from palaestra.launch.statistics import Array, wilson
+from palaestra.launch.statistics import Array, Interval, wilson
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from palaestra.launch.runs import Run
+    from palaestra.launch.track import Row
 
+Draw = Callable[["Figure"], None]
+"""Draws on an empty figure."""
 COLOURS = ("#2b8cd6", "#e08a1e", "#1fa97c", "#c65fa0", "#7a6fd0", "#d2583b", "#5bb3c9", "#9a9a3c")
 """Kept apart by the colour-blind too, and readable on white and on black (after Okabe and Ito)."""
 INK = {False: ("#1c2430", "#66707d", "#e4e8ee"), True: ("#e6eaf0", "#98a3b1", "#2c3542")}
@@ -50,7 +53,7 @@ class Curve:
     dashed: bool = False
 
 
-def render(draw: Callable[[Figure], None], width: float, height: float, dark: bool, clear: bool = True) -> bytes:
+def render(draw: Draw, width: float, height: float, dark: bool, clear: bool = True) -> bytes:
     """Return a figure as PNG.
 
     Args:
@@ -88,26 +91,32 @@ def render(draw: Callable[[Figure], None], width: float, height: float, dark: bo
 
 
 def success_curves(run: Run, by: str) -> list[Curve]:
-    """Return exploring and deployed success of a run, with Wilson bands where the episodes were counted."""
+    """Return exploring and deployed success of a run, with their intervals where those can be known."""
     curves = []
     for name, label, dashed in (
         ("rollout/success_once", "exploring, once", False),
         ("eval/success_once", "deployed, once", False),
         ("eval/success_at_end", "deployed, at the end", True),
     ):
-        at, value = run.series(name, by)
-        if not at.size:
+        rows = [row for row in run.metrics if np.isfinite(row.get(name, np.nan))]
+        if not rows:
             continue
-        counted, count = run.series(name.partition("/")[0] + "/episodes", by)
-        low = high = None
-        if np.array_equal(counted, at) and np.all(count >= 1):
-            bounds = [wilson(round(v * n), round(n)) for v, n in zip(value, count, strict=True)]
-            low, high = np.array(bounds).T
+        at, value = (np.array([row[key] for row in rows]) for key in (by, name))
+        bounds = [_bounds(row, name) for row in rows]
+        known = [bound for bound in bounds if bound is not None]
+        low, high = np.array(known).T if len(known) == len(rows) else (None, None)
         curves.append(Curve(label, at, value, low, high, dashed))
     return curves
 
 
-def draw_success(run: Run) -> Callable[[Figure], None]:
+def _bounds(row: Row, name: str) -> Interval | None:
+    if f"{name}_low" in row:
+        return row[f"{name}_low"], row[f"{name}_high"]
+    count = round(row.get(name.partition("/")[0] + "/episodes", 0))
+    return wilson(round(row[name] * count), count) if count else None
+
+
+def draw_success(run: Run) -> Draw:
     """Draw success against environment steps and against the wall clock."""
 
     def draw(figure: Figure) -> None:
@@ -134,7 +143,7 @@ def learning_names(run: Run) -> list[str]:
     return (known + [name for name in names if name not in known])[:MOST_PANELS]
 
 
-def draw_learning(run: Run) -> Callable[[Figure], None]:
+def draw_learning(run: Run) -> Draw:
     """Draw the learner's own metrics as small multiples."""
 
     def draw(figure: Figure) -> None:
@@ -173,7 +182,7 @@ def time_shares(run: Run) -> dict[str, float]:
     return parts
 
 
-def draw_time(run: Run) -> Callable[[Figure], None]:
+def draw_time(run: Run) -> Draw:
     """Draw where the wall clock went: one bar for the run, and steps a second along it."""
 
     def draw(figure: Figure) -> None:

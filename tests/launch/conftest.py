@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from palaestra.launch import track
+from palaestra.launch import statistics, track
 from palaestra.launch.evaluate import Evaluation, PlayedEpisode
 from palaestra.launch.result import write_result
 
@@ -45,14 +45,21 @@ def write_metrics(run: Path, before: float, after: float, iterations: int, gener
                 "train/explained_variance": 1 - np.exp(-i / iterations * 4) + 0.03 * noise[5],
                 "train/entropy": -1.2 + 0.02 * noise[6],
                 "train/gradient_norm": 0.8 + 0.1 * noise[7],
-                "time/simulation": 0.0006,
-                "time/policy": 0.0002,
-                "time/gradient": 0.0004,
+                "time/simulate": 3.1 + 0.1 * noise[0],
+                "time/act": 0.6,
+                "time/learn": 2.2,
+                "time/other": 0.1,
             }
             if i % 5 == 0:
                 seen = round(float(np.clip(rate, 0, 1)) * 100) / 100
-                metrics |= {"eval/success_once": seen, "eval/success_at_end": seen * 0.94, "eval/episodes": 100.0}
+                low, high = statistics.wilson(round(100 * seen), 100)
+                metrics |= {"eval/success_once": seen, "eval/success_once_low": low, "eval/success_once_high": high}
+                metrics |= {"eval/success_at_end": seen * 0.94, "time/evaluate": 4.0}
             tracker.log(i, 2048 * i, metrics)
+    path = run / "metrics.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    slow = [row | {"wall_s": 7.2 * row["iteration"]} for row in rows]  # as if it had trained
+    path.write_text("".join(json.dumps(row) + "\n" for row in slow))
 
 
 @pytest.fixture
