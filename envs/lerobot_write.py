@@ -73,6 +73,9 @@ def write(
         raise FileExistsError(f"{target} exists. A dataset is never overwritten: remove it or name another folder.")
     if isinstance(fps, bool) or not isinstance(fps, int) or fps < 1:
         raise ValueError(f"fps = {fps!r}; LeRobot takes a whole number of actions a second, at least 1.")
+    for name, size in (("data_file_mb", data_file_mb), ("video_file_mb", video_file_mb)):
+        if size < 1:
+            raise ValueError(f"{name} = {size}; expected at least 1.")
     stream = iter(episodes)
     first = next(stream, None)
     if first is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from bisect import bisect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -218,9 +219,10 @@ def _captioned(frame: np.ndarray, line: str, word: str) -> np.ndarray:
     right = width - size // 2 - int(pen.textlength(word, font))
     pen.text((right, size // 3), word, (255, 255, 255), font)
     line = " ".join(line.split())
-    while line and pen.textlength(line, font) > right - size:
-        line = line.removesuffix("…")[:-1].rstrip()
-        line = f"{line}…" if line else ""
+    room = right - size
+    if pen.textlength(line, font) > room:
+        lengths = range(len(line) + 1)
+        line = line[: bisect(lengths, room, key=lambda n: pen.textlength(line[:n] + "…", font)) - 1].rstrip() + "…"
     pen.text((size // 2, size // 3), line, (235, 235, 235), font)
     return np.concatenate((frame, np.asarray(strip)))
 
