@@ -221,11 +221,17 @@ def demonstrate(episodes: int, seed: int) -> list[Episode]:
     world = ReachEnv(count=episodes)
     seeds = list(range(seed, seed + episodes))
     state, _ = world.reset(seed=seeds)
-    states, actions, rewards, ended = [state], [], [], []
+    states: list[Tensor] = [state]
+    actions: list[Tensor] = []
+    rewards: list[Tensor] = []
+    ended: list[Tensor] = []
     for _ in range(world.max_episode_steps):
         action = expert_action(state)
         state, reward, terminated, _, _ = world.step(action)
-        states, actions, rewards, ended = [*states, state], [*actions, action], [*rewards, reward], [*ended, terminated]
+        states.append(state)
+        actions.append(action)
+        rewards.append(reward)
+        ended.append(terminated)
     success = torch.stack(ended, 1)
     lengths = torch.where(success.any(1), success.int().argmax(1) + 1, world.max_episode_steps).tolist()
     return [
