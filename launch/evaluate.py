@@ -158,7 +158,12 @@ class Evaluation:
                 for episode in self.episode_list
             ],
             "fault_list": [
-                {"seed": lost.seed, "boundary": lost.fault.boundary, "message": lost.fault.message}
+                {
+                    "seed": lost.seed,
+                    "row": lost.fault.row,
+                    "boundary": lost.fault.boundary,
+                    "message": lost.fault.message,
+                }
                 for lost in self.void
             ],
         }
@@ -175,7 +180,8 @@ class Evaluation:
             for each in entry["episode_list"]
         )
         void = tuple(
-            VoidEpisode(lost["seed"], Fault(-1, lost["boundary"], lost["message"])) for lost in entry["fault_list"]
+            VoidEpisode(lost["seed"], Fault(lost["row"], lost["boundary"], lost["message"]))
+            for lost in entry["fault_list"]
         )
         return Evaluation(
             entry["name"], entry["success_definition"], entry["seed"], entry["count"], entry["quota"], played, void

@@ -53,6 +53,10 @@ def test_result_json_holds_every_key_and_its_numbers(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["result.json"]
 
 
+def test_an_evaluation_goes_to_json_and_back() -> None:
+    assert Evaluation.from_json(json.loads(json.dumps(EVALUATION.to_json()))) == EVALUATION
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     before = write(path)
