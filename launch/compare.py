@@ -146,8 +146,8 @@ class Comparison:
             "notes": list(self.notes),
         }
 
-    def figure(self, dark: bool = False, clear: bool = False) -> bytes:
-        """Return the figure as PNG."""
+    def figure(self, clear: bool = False) -> bytes:
+        """Return the figure as PNG, without its background where `clear`."""
         colours = {group.label: COLOURS[n % len(COLOURS)] for n, group in enumerate(self.groups)}
         height = 5.4 + 0.3 * max(0, len(self.groups) - 3)
 
@@ -169,7 +169,7 @@ class Comparison:
                 draw_intervals(matrix, rates, colours, "success rate, pooled episodes (Wilson)")
             figure.legend(*profiles.get_legend_handles_labels(), loc="outside lower center", ncols=4)
 
-        return render(draw, 11, height + 1.4, dark, clear)
+        return render(draw, 11, height + 1.4, clear)
 
 
 def compare(

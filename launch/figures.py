@@ -1,4 +1,4 @@
-"""Pictures of runs, drawn for light and for dark pages alike. Matplotlib is imported when the first is drawn."""
+"""Pictures of runs. Matplotlib is imported when the first is drawn."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ Draw = Callable[["Figure"], None]
 """Draws on an empty figure."""
 COLOURS = ("#2b8cd6", "#e08a1e", "#1fa97c", "#c65fa0", "#7a6fd0", "#d2583b", "#5bb3c9", "#9a9a3c")
 """Kept apart by the colour-blind too, and readable on white and on black (after Okabe and Ito)."""
-INK = {False: ("#1c2430", "#66707d", "#e4e8ee"), True: ("#e6eaf0", "#98a3b1", "#2c3542")}
-"""Text, faint text and grid, on light and on dark."""
+INK, FAINT, GRID = "#1c2430", "#66707d", "#8a95a344"
+"""Text, faint text, and lines that let both light and dark through."""
 LEARNING = (
     "train/actor_loss",
     "train/critic_loss",
@@ -53,37 +53,35 @@ class Curve:
     dashed: bool = False
 
 
-def render(draw: Draw, width: float, height: float, dark: bool, clear: bool = True) -> bytes:
+def render(draw: Draw, width: float, height: float, clear: bool = True) -> bytes:
     """Return a figure as PNG.
 
     Args:
         draw: Draws on an empty figure.
-        width: In inches, of 110 pixels.
+        width: In inches, of 140 pixels.
         height: In inches.
-        dark: For a dark page.
         clear: Leave the background out, for a page that has its own.
     """
     import matplotlib
     from cycler import cycler
     from matplotlib.figure import Figure
 
-    ink, faint, grid = INK[dark]
-    page = "none" if clear else ("#12161c" if dark else "#ffffff")
+    page = "none" if clear else "#ffffff"
     style: Any = {
-        "font.size": 9, "text.color": ink, "axes.labelcolor": faint, "axes.edgecolor": grid, "axes.titlecolor": ink,
-        "xtick.color": faint, "ytick.color": faint, "xtick.major.size": 0, "ytick.major.size": 0,
+        "font.size": 9, "text.color": INK, "axes.labelcolor": FAINT, "axes.edgecolor": GRID, "axes.titlecolor": INK,
+        "xtick.color": FAINT, "ytick.color": FAINT, "xtick.major.size": 0, "ytick.major.size": 0,
         "axes.titlesize": 10, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlepad": 9,
         "axes.facecolor": "none", "figure.facecolor": page, "savefig.facecolor": page,
-        "axes.grid": True, "grid.color": grid, "grid.linewidth": 0.8, "axes.axisbelow": True,
+        "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.8, "axes.axisbelow": True,
         "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False,
-        "legend.frameon": False, "legend.labelcolor": ink, "lines.linewidth": 1.8,
+        "legend.frameon": False, "legend.labelcolor": INK, "lines.linewidth": 1.8,
         "axes.prop_cycle": cycler(color=COLOURS),
     }  # fmt: skip
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(width, height), layout="constrained")
         draw(figure)
         stream = io.BytesIO()
-        figure.savefig(stream, format="png", dpi=110)
+        figure.savefig(stream, format="png", dpi=140)
     return stream.getvalue()
 
 
@@ -153,7 +151,7 @@ def draw_learning(run: Run) -> Draw:
             at, value = run.series(name)
             axis.plot(at, value, color=COLOURS[0], linewidth=0.7, alpha=0.45)
             axis.plot(at, smooth(value), color=COLOURS[0])
-            axis.set_title(name.removeprefix("train/").replace("_", " "), fontsize=9)
+            axis.set_title(name.removeprefix("train/").replace("_", " ").replace(" kl", " KL"), fontsize=9)
             _thousands(axis, True)
             axis.locator_params(nbins=4)
         for axis in list(figure.axes)[len(names) :]:
@@ -190,7 +188,7 @@ def draw_time(run: Run) -> Draw:
         parts = time_shares(run)
         total, left = sum(parts.values()), 0.0
         for number, (name, seconds) in enumerate(parts.items()):
-            colour = INK[False][1] if name == "other" else COLOURS[number % len(COLOURS)]
+            colour = FAINT if name == "other" else COLOURS[number % len(COLOURS)]
             bar.barh(0, seconds / 60, left=left / 60, color=colour, height=0.5)
             share = 100 * seconds / total
             bar.text(0, -0.62 - 0.24 * number, "■", color=colour, va="center", fontsize=11)
@@ -208,7 +206,7 @@ def draw_time(run: Run) -> Draw:
             moving = speed > 0
             rate.plot(at[1:][moving] / 60, speed[moving], color=COLOURS[0], linewidth=0.7, alpha=0.45)
             rate.plot(at[1:][moving] / 60, smooth(speed[moving]), color=COLOURS[0])
-            rate.set(ylim=(0, None), title="environment steps a second, training and all", xlabel="minutes")
+            rate.set(ylim=(0, 1.1 * speed.max()), title="environment steps a second, all counted", xlabel="minutes")
 
     return draw
 

@@ -50,8 +50,9 @@ td small{color:var(--faint)}
 border-radius:0 8px 8px 0}
 .note.warn{border-color:var(--orange)}
 .note.good{border-color:var(--green)}
-picture,img{display:block;max-width:100%;height:auto}
-picture+picture,h3+picture{margin-top:12px}
+img{display:block;max-width:100%;height:auto}
+@media (prefers-color-scheme:dark){.diagram{filter:invert(1) hue-rotate(180deg) brightness(1.15)}}
+.wide+.wide{margin-top:22px}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:7px 20px;margin:0}
 dt{color:var(--faint)}
 dd{margin:0;overflow-wrap:anywhere}
@@ -140,12 +141,9 @@ def folded(summary: str, html: str) -> str:
     return f"<details><summary>{escape(summary)}</summary>{html}</details>"
 
 
-def picture(light: bytes, dark: bytes, words: str) -> str:
-    """Return a PNG in two versions, of which the browser shows the one that suits the page."""
-    return (
-        f'<picture><source media="(prefers-color-scheme:dark)" srcset="{_inline(dark, "image/png")}">'
-        f'<img alt="{escape(words)}" src="{_inline(light, "image/png")}"></picture>'
-    )
+def picture(png: bytes, words: str) -> str:
+    """Return a diagram with a clear background, which turns with the page from light to dark."""
+    return f'<img class="diagram" alt="{escape(words)}" src="{_inline(png, "image/png")}">'
 
 
 def image(path: Path) -> str:

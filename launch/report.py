@@ -82,7 +82,7 @@ def _many(comparison: Comparison) -> str:
     header, *rows = comparison.rows()
     runs = [(group.label, run) for group in comparison.groups for run in group.runs]
     columns = ["group", "world", "seed", "interval", "success once", "success at the end", "episodes", "faults", "run"]
-    pictures = page.picture(comparison.figure(False, True), comparison.figure(True, True), "the groups compared")
+    pictures = page.picture(comparison.figure(clear=True), "the groups compared")
     tables = [[[escape(cell) for cell in row] for row in part] for part in comparison.pairs()]
     body = [
         page.section(
@@ -170,7 +170,7 @@ def _rate(outcome: Outcome, column: Column) -> str:
 
 def _counted(outcome: Outcome) -> str:
     low, high = (f"{100 * bound:.1f}" for bound in outcome.interval("success_once"))
-    return f"{outcome.successes('success_once')} of {len(outcome.episodes)}, 95 % interval {low} to {high}"
+    return f"{outcome.successes('success_once')} of {len(outcome.episodes)} · {low} to {high} %"
 
 
 def _row(label: str, run: Run, column: Column) -> list[str]:
@@ -207,10 +207,7 @@ def _learning_size(run: Run) -> tuple[float, bool]:
 
 
 def _drawn(draw: Draw, height: float, wanted: bool, words: str) -> str:
-    if not wanted:
-        return ""
-    light, dark = (render(draw, 10.6, height, dark) for dark in (False, True))
-    return page.picture(light, dark, words)
+    return page.picture(render(draw, 10.6, height), words) if wanted else ""
 
 
 def _provenance(run: Run) -> str:
@@ -223,8 +220,8 @@ def _provenance(run: Run) -> str:
     for key in ("machine", "versions"):
         found = run.result.get(key)
         if isinstance(found, Mapping):
-            chips = (f'<span class="chip">{escape(f"{name} {value}")}</span>' for name, value in found.items())
-            entries[key] = "".join(chips)
+            known = [f"{name} {value}" for name, value in found.items() if value is not None]
+            entries[key] = "".join(f'<span class="chip">{escape(text)}</span>' for text in known)
     broken = {name for row in run.metrics for name, value in row.items() if not math.isfinite(value)}
     if broken:
         entries["not finite"] = escape(f"{', '.join(sorted(broken))}: see metrics.jsonl")

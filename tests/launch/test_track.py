@@ -175,7 +175,7 @@ def test_bar_on_a_terminal(tmp_path: Path) -> None:
 
 
 def test_importing_needs_neither_torch_nor_matplotlib() -> None:
-    code = "import sys, palaestra.launch.track, "
+    code = "import sys, palaestra.launch.track, palaestra.launch.compare, palaestra.launch.report, "
     code += "palaestra.launch.statistics; print({'torch', 'matplotlib', 'tensorboard', 'rich'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"
