@@ -7,14 +7,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
 
 def train_command(words: Sequence[str]) -> int:
     """Train a recipe by name, or go on with a run."""
-    from palaestra.launch.config import Recipe
+    from palaestra.launch.config import TrainOptions
     from palaestra.launch.recipes import RECIPES, recipe_named
     from palaestra.launch.report import write_report
     from palaestra.launch.train import resume, train
@@ -30,19 +30,11 @@ def train_command(words: Sequence[str]) -> int:
             return 0 if words else 2
         chosen = recipe_named(words[0])
 
-        @dataclass(frozen=True)
-        class Train:
-            """A training run."""
-
-            recipe: Annotated[Recipe, tyro.conf.arg(name="")]
-            run: Path | None = None
-            """Folder of the run; by default runs/<recipe>-<seed>-<time>."""
-
         options = tyro.cli(
-            Train,
+            TrainOptions,
             prog=f"palaestra train {words[0]}",
             args=words[1:],
-            default=Train(chosen),
+            default=TrainOptions(chosen),
             config=(tyro.conf.FlagConversionOff,),
         )
         stamp = time.strftime("%Y%m%d-%H%M%S")
@@ -149,15 +141,25 @@ class _Compare:
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Folders of finished runs."""
     out: Path = Path("runs/compare")
-    """Where the figure and the tables go."""
+    """Where the figure, the tables and the page go."""
+    by: tuple[str, ...] = ("recipe",)
+    """What makes a group: entries of the result or of the recipe, such as pi_rl.sampler."""
+    column: Literal["success_once", "success_at_end"] = "success_once"
+    """Which success."""
 
 
 def compare_command(words: Sequence[str]) -> int:
     """Compare finished runs."""
     options = tyro.cli(_Compare, prog="palaestra compare", args=list(words))
-    from palaestra.launch.compare import compare
+    from rich.console import Console
 
-    compare(list(options.runs), options.out)
+    from palaestra.launch.compare import compare
+    from palaestra.launch.report import write_report
+
+    comparison = compare(options.runs, options.out, by=options.by, column=options.column)
+    Console().print(comparison.table())
+    print("".join(f"note: {note}\n" for note in comparison.notes), end="")
+    print(f"figure: {options.out / 'compare.png'}\nreport: {write_report(comparison, options.out / 'report.html')}")
     return 0
 
 

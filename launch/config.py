@@ -9,7 +9,9 @@ import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import tyro
 
 from palaestra.agents.flow.imitation import ImitationConfig
 from palaestra.agents.flow.pi_rl import PiRLConfig
@@ -111,6 +113,15 @@ class Recipe:
     """Episodes filmed at the end, where the world can be rendered."""
     trackers: tuple[Literal["wandb", "trackio"], ...] = ()
     """Trackers besides TensorBoard and metrics.jsonl, which are always written."""
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What `palaestra train` takes: a recipe, and where the run goes."""
+
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
+    run: Path | None = None
+    """Folder of the run; by default runs/<recipe>-<seed>-<time>."""
 
 
 EVALUATION_SEED = 777

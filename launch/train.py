@@ -60,13 +60,14 @@ def resume(run: Path) -> Path:
 def make_worlds(recipe: Recipe, count: int | None = None) -> Worlds:
     """Return the worlds of a recipe, `count` of them where given."""
     world = recipe.world
+    options: dict[str, Any] = dict(world.options)
     return make(
         world.id,
         count or world.count,
         chunk=world.chunk,
         workers=world.workers,
         device=world.device,
-        **world.options,
+        **options,
     )
 
 
@@ -160,16 +161,17 @@ class _Run:
         say(f"imitation: {recipe.demonstrations.episodes} demonstrations from {recipe.demonstrations.source}")
         episodes = demonstrations(recipe.demonstrations, recipe.world)
         metrics: dict[str, float] = {}
-        for metrics in imitate(self.learner.policy, episodes, recipe.imitation):
+        for progress in imitate(self.learner.policy, episodes, recipe.imitation):
             if self.stopping:
                 raise KeyboardInterrupt
-        metrics.pop("step", None)
+            metrics = {name: value for name, value in progress.items() if "/" in name}
         metrics["time/imitation"] = time.perf_counter() - started
         self._boundary(metrics, "before")
 
     def _reinforce(self) -> None:
         """Alternate rollouts and updates, with a boundary now and then, up to the end."""
         recipe = self.recipe
+        metrics: dict[str, float] = {}
         self.collector.reset(self._start_seed(), self.group)
         while self.iteration < recipe.iterations:
             metrics = self._iterate()

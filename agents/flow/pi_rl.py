@@ -235,7 +235,7 @@ class PiRL:
             last = self._value_of(rollout.last)
             final = None if rollout.final is None else self._value_of(rollout.final)
             advantage, target = generalised(rollout, value, last, final, config.discount, config.decay, config.credit)
-            advantage = normalise(advantage, mask[..., None])
+            advantage = normalise(advantage, self._counted(rollout))
         weight = trajectory_weights(mask, rollout.ended) if config.equal_trajectories else mask.float()
         kept = mask.flatten().nonzero().flatten()
 
@@ -250,6 +250,13 @@ class PiRL:
         return _Batch(
             views, points, index, level, flat(rollout.played), flat(value), flat(target), flat(advantage), flat(weight)
         )
+
+    def _counted(self, rollout: Rollout) -> Tensor:
+        """Return which advantages [T, B, V] belong to something that was played, bool."""
+        if self.config.credit == "chunk":
+            return rollout.mask[..., None]
+        action = torch.arange(self._policy.chunk, device=rollout.mask.device)
+        return rollout.mask[..., None] & (action < rollout.played[..., None])
 
     def _log_densities(self, batch: _Batch) -> tuple[Tensor, tuple[Tensor, Transitions]]:
         """Return the chains' log-densities [N, J', C'] under the current network, and what they came from.
