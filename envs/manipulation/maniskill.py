@@ -9,13 +9,14 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
 import gymnasium
 import numpy as np
+import torch
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
@@ -127,6 +128,7 @@ class ManiSkillEnv(gymnasium.Env[Any, np.ndarray]):
         self.render_mode = factory.render_mode
         self.simulator = _build(factory, spec, self._renderer)
         """ManiSkill's own environment, on torch and in batches of one."""
+        self._quicken()
         self.spec = EnvSpec(factory.task, max_episode_steps=factory.max_steps or spec.max_episode_steps)
         self.instruction = TASKS.get(factory.task, "")
         """What the task asks for, in words."""
@@ -144,11 +146,13 @@ class ManiSkillEnv(gymnasium.Env[Any, np.ndarray]):
         """
         super().reset(seed=seed)
         self._steps = 0
-        if self.simulator.reconfiguration_freq:  # the task builds a new scene now and then
-            with vulkan.rendering_on(self._renderer):
-                observation, info = self.simulator.reset(seed=seed, options=options)
-        else:
+        self.simulator.scene.forget_contacts()
+        # A task that builds a new scene at times must not start to draw then.
+        building = vulkan.rendering_on(self._renderer) if self.simulator.reconfiguration_freq else nullcontext()
+        with torch.inference_mode(), building:
             observation, info = self.simulator.reset(seed=seed, options=options)
+        if info["reconfigure"]:
+            self._quicken()
         return self._show(observation), _verdict(info)
 
     def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -160,7 +164,8 @@ class ManiSkillEnv(gymnasium.Env[Any, np.ndarray]):
         action = np.asarray(action, np.float32)
         if action.shape != self.action_space.shape or not np.isfinite(action).all():
             raise ValueError(f"action is {action.tolist()}, expected {self.action_space.shape} finite numbers.")
-        observation, reward, terminated, _, info = self.simulator.step(self._command(action))
+        with torch.inference_mode():
+            observation, reward, terminated, _, info = self.simulator.step(self._command(action))
         self._steps += 1
         truncated = self._limit is not None and self._steps >= self._limit
         ended = bool(terminated) and self._factory.stop_at_success
@@ -181,6 +186,11 @@ class ManiSkillEnv(gymnasium.Env[Any, np.ndarray]):
         """Free the simulation. Safe to call twice."""
         if self.simulator.scene is not None:
             self.simulator.close()
+
+    def _quicken(self) -> None:
+        from palaestra.envs.manipulation.quick import quicken
+
+        quicken(self.simulator)
 
     def _command(self, action: np.ndarray) -> Any:
         if self._arms is None:
