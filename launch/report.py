@@ -43,11 +43,11 @@ LARGEST_FILMS = 24_000_000
 """Bytes of films that a page holds: one of them, and all together."""
 
 
-def write_report(run: Path | Sequence[Path], out: Path | None = None) -> Path:
+def write_report(run: Path | Sequence[Path] | Comparison, out: Path | None = None) -> Path:
     """Write the page of one run, or of several side by side, and return its path.
 
     Args:
-        run: A run's folder, finished or not; or several finished ones, which are compared.
+        run: A run's folder, finished or not; or several finished ones, which are compared; or their comparison.
         out: The file; by default `report.html` in the run's folder, or in the folder above the first of several.
 
     Raises:
@@ -56,9 +56,9 @@ def write_report(run: Path | Sequence[Path], out: Path | None = None) -> Path:
     """
     if isinstance(run, Path):
         return write_atomically(out or run / "report.html", _one(read_run(run, finished=False)).encode())
-    several = [Path(one) for one in run]
-    comparison = compare(several)
-    return write_atomically(out or several[0].parent / "report.html", _many(comparison).encode())
+    comparison = run if isinstance(run, Comparison) else compare(run)
+    above = comparison.groups[0].runs[0].path.parent
+    return write_atomically(out or above / "report.html", _many(comparison).encode())
 
 
 def _one(run: Run) -> str:
