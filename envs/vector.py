@@ -17,7 +17,7 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 from torch import Tensor
 
 from palaestra.envs.core import Observation
-from palaestra.envs.spaces import Layout, batched
+from palaestra.envs.spaces import Layout, batched, leaf
 
 VERDICTS = ("success", "is_success")
 """The keys of `info` that may hold the task's verdict, the first found one counts."""
@@ -129,16 +129,17 @@ def observed(observation: Any, layout: Layout, count: int, id: str) -> Observati
     """Return a copy of what B worlds show (they may go on to use their arrays).
 
     Raises:
-        ValueError: For shapes that the observation space does not declare.
+        ValueError: For a shape that the observation space does not declare, or pictures that are not of uint8.
     """
-    view = batched(layout, observation).map(torch.clone)
-    shapes: dict[str, tuple[int, ...]] = {name: tuple(pictures.shape) for name, pictures in view.images.items()}
-    expected: dict[str, tuple[int, ...]] = {name: (count, *shape) for name, shape in layout.images.items()}
-    if view.state is not None and layout.state is not None:
-        shapes["state"], expected["state"] = tuple(view.state.shape), (count, layout.state)
-    if shapes != expected:
-        raise ValueError(f"{id}: observations have shapes {shapes}, but the space declares {expected}.")
-    return view
+    for entry in (*layout.of("state"), *layout.of("image")):
+        part = leaf(observation, entry)
+        declared, kind = (count, *entry.shape), entry.dtype if entry.kind == "image" else ""
+        if tuple(part.shape) != declared or not str(part.dtype).endswith(kind):
+            raise ValueError(
+                f"{id}: observation {entry.key!r} of {count} worlds has shape {tuple(part.shape)} and dtype "
+                f"{part.dtype}, but the space declares {declared} and {entry.dtype}."
+            )
+    return batched(layout, observation).map(torch.clone)
 
 
 def finite(view: Observation) -> Tensor:
