@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -55,7 +55,7 @@ slots = st.fixed_dictionaries(
 
 
 @given(rows=st.lists(slots, min_size=1, max_size=12), discount=st.floats(0, 1), decay=st.floats(0, 1))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, phases=[Phase.generate, Phase.shrink])
 def test_gae_equals_brute_force_lambda_returns(rows: list[dict], discount: float, decay: float) -> None:
     """Check 17: any rewards, values, ends, time limits and holes; the value target is advantage + value."""
     for slot, later in itertools.zip_longest(rows, rows[1:]):
