@@ -142,7 +142,7 @@ def find(id: str) -> Factory:
     if ":" in id:
         return _import(id)
     spec = gymnasium.registry.get(id)
-    if spec is None:
+    if spec is None or _MANISKILL + id in names():  # once imported, ManiSkill gives Gymnasium its batched worlds
         raise ValueError(_unknown(id))
     return partial(_gymnasium, spec)
 
@@ -256,9 +256,8 @@ def _refuse_processes(id: str, pool: dict[str, Any]) -> None:
 
 
 def _unknown(id: str) -> str:
-    bare = [task.removeprefix(_MANISKILL) for task in names() if task.startswith(_MANISKILL)]
-    prefixed = [_MANISKILL + id] if id in bare else []
-    near = _near(id, [*names(), *gymnasium.registry], prefixed)
+    known = names()
+    near = _near(id, [*known, *gymnasium.registry], [name for name in (_MANISKILL + id,) if name in known])
     return (
         f"there is no world {id!r}.{near} `palaestra list` lists all; Gymnasium's ids and 'module:function' are "
         "worlds too."
