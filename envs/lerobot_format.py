@@ -11,6 +11,7 @@ the seed of the reset.
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -26,6 +27,16 @@ FINAL_STATE = "palaestra/final_state"
 SEED = "palaestra/seed"
 CAMERA = "observation.images."
 FILES_A_CHUNK = 1000
+
+
+def check_installed() -> None:
+    """Raise ImportError, with the command that helps, where a package is missing that the format needs."""
+    missing = [name for name in ("pyarrow", "av") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(
+            f"LeRobotDatasets are read and written with {' and '.join(missing)}, not installed here: "
+            "pip install 'palaestra[lerobot]'."
+        )
 
 
 def describe_features(

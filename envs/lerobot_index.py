@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from palaestra.envs.lerobot_format import CAMERA, FINAL_STATE, SEED, TASKS_PATH, VERSION
+from palaestra.envs.lerobot_format import CAMERA, FINAL_STATE, SEED, TASKS_PATH, VERSION, check_installed
 
 OLD_VERSION = "v2.1"
 
@@ -69,6 +69,7 @@ def open_index(root: Path) -> Index:
         DatasetError: A version that is not read, a field that is missing, a file that is truncated or has
             other rows or frames than the metadata says.
     """
+    check_installed()
     info_path = root / "meta/info.json"
     info = read_json(info_path)
     version = need(info, "codebase_version", info_path)

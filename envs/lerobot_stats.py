@@ -7,6 +7,8 @@ LeRobot's own definition and not the quantile of the whole.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 Stats = dict[str, np.ndarray]
@@ -27,6 +29,18 @@ def vector_stats(values: np.ndarray) -> Stats:
         "std": table.std(0),
         "count": np.array([len(table)]),
         **dict(zip(QUANTILES, quantiles, strict=True)),
+    }
+
+
+def table_stats(columns: Mapping[str, np.ndarray]) -> dict[str, Stats]:
+    """Return the statistics of columns of as many rows, each [T] or [T, A], in one pass over all of them."""
+    tables = [values.reshape(len(values), -1) for values in columns.values()]
+    whole = vector_stats(np.concatenate(tables, axis=1, dtype=np.float64))
+    count = whole.pop("count")
+    ends = np.cumsum([table.shape[1] for table in tables]).tolist()
+    return {
+        name: {**{key: values[start:end] for key, values in whole.items()}, "count": count}
+        for name, start, end in zip(columns, [0, *ends], ends, strict=False)
     }
 
 

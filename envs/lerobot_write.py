@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import secrets
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,10 @@ from palaestra.envs.lerobot_format import (
     TASKS_PATH,
     VERSION,
     VIDEO_PATH,
+    check_installed,
     describe_features,
 )
-from palaestra.envs.lerobot_stats import Stats, merge, picture_stats, vector_stats
+from palaestra.envs.lerobot_stats import Stats, merge, picture_stats, table_stats
 from palaestra.envs.video import VideoWriter
 
 # LeRobot looks for a frame at a float32 time within 1e-4 s, and above 1024 s float32 steps by more than that.
@@ -67,23 +70,16 @@ def write(
         FileExistsError: `path` exists.
         ValueError: No episodes, or an episode unlike the first, by its number.
         OSError: The disk is full or cannot be written.
+        ImportError: The extra `lerobot` is not installed.
     """
     target = Path(path)
-    if target.exists():
-        raise FileExistsError(f"{target} exists. A dataset is never overwritten: remove it or name another folder.")
-    if isinstance(fps, bool) or not isinstance(fps, int) or fps < 1:
-        raise ValueError(f"fps = {fps!r}; LeRobot takes a whole number of actions a second, at least 1.")
-    for name, size in (("data_file_mb", data_file_mb), ("video_file_mb", video_file_mb)):
-        if size < 1:
-            raise ValueError(f"{name} = {size}; expected at least 1.")
+    _check_options(target, fps, data_file_mb=data_file_mb, video_file_mb=video_file_mb)
     stream = iter(episodes)
     first = next(stream, None)
     if first is None:
         raise ValueError(f"No episodes were given to write to {target}.")
     features = describe_features(first, fps, state_names, action_names)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    partial.mkdir(parents=True)
-    try:
+    with _whole_folder(target) as partial:
         writer = _Writer(partial, first, features, fps, robot, quality, data_file_mb, video_file_mb)
         try:
             for episode in itertools.chain([first], stream):
@@ -92,12 +88,36 @@ def write(
         except BaseException:
             writer.abort()
             raise
-        _sync(partial)
+    return target
+
+
+def _check_options(target: Path, fps: int, **sizes: int) -> None:
+    """Raise what `write` raises before it asks for an episode."""
+    check_installed()
+    if target.exists():
+        raise FileExistsError(f"{target} exists. A dataset is never overwritten: remove it or name another folder.")
+    if isinstance(fps, bool) or not isinstance(fps, int) or fps < 1:
+        raise ValueError(f"fps = {fps!r}; LeRobot takes a whole number of actions a second, at least 1.")
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} = {size}; expected at least 1.")
+
+
+@contextmanager
+def _whole_folder(target: Path) -> Iterator[Path]:
+    """Give a folder beside `target` that takes its name at the end, all on disk, or vanishes on an error."""
+    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        for path in partial.rglob("*"):
+            if path.is_file():
+                with open(path, "rb") as file:
+                    os.fsync(file.fileno())
         partial.rename(target)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    return target
 
 
 class _Rolling:
@@ -165,7 +185,7 @@ class _Writer:
             "dataset_from_index": self._frames,
             "dataset_to_index": self._frames + len(episode),
         }
-        stats = {name: vector_stats(values) for name, values in columns.items()}
+        stats = table_stats(columns)
         for camera, pictures in episode.images.items():
             frames = pictures.cpu().numpy()
             stats[CAMERA + camera] = picture_stats(frames[:-1])
@@ -345,11 +365,3 @@ class _Writer:
 def _plain(value: Any) -> Any:
     """Return a value that pyarrow takes in a list of mixed rows."""
     return value.tolist() if isinstance(value, np.ndarray) else value
-
-
-def _sync(root: Path) -> None:
-    """Bring every file of a folder to the disk."""
-    for path in root.rglob("*"):
-        if path.is_file():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())

@@ -2,6 +2,7 @@ import importlib.util
 import json
 import resource
 import shutil
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,7 +18,7 @@ import torch
 from palaestra.envs import lerobot_write
 from palaestra.envs.episode import Episode
 from palaestra.envs.lerobot import DatasetError, read, write
-from palaestra.envs.lerobot_stats import merge, picture_stats, vector_stats
+from palaestra.envs.lerobot_stats import merge, picture_stats, table_stats, vector_stats
 
 ROOT = Path(__file__).parents[2]
 LEROBOTS = Path(__file__).parent / "lerobot_0_4_4"
@@ -236,6 +237,15 @@ def test_statistics_by_hand() -> None:
     assert stats["std"].ravel().tolist() == [0.0, 0.5, 0.0]
 
 
+def test_columns_together_have_the_statistics_of_each_alone() -> None:
+    random = np.random.default_rng(0)
+    columns = {"a": random.normal(size=(7, 3)).astype(np.float32), "b": np.arange(7), "c": random.random(7) < 0.5}
+    together = table_stats(columns)
+    for name, values in columns.items():
+        for key, value in vector_stats(values).items():
+            assert np.array_equal(together[name][key], value), (name, key)
+
+
 def test_merging_is_associative_and_weighs_by_count() -> None:
     parts = [vector_stats(np.random.default_rng(i).normal(size=(3 + i, 2))) for i in range(3)]
     left, right = merge(merge(parts[0], parts[1]), parts[2]), merge(parts[0], merge(parts[1], parts[2]))
@@ -390,6 +400,13 @@ def test_bad_options_are_refused(tmp_path: Path, options: dict[str, Any], messag
 def test_cameras_that_no_video_holds_are_refused(tmp_path: Path, images: dict[str, torch.Tensor], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         write(tmp_path / "set", [episode(0, images=images)], fps=20)
+
+
+def test_a_missing_package_is_named_with_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    for call in (lambda: write(tmp_path / "set", [episode(0)], fps=20), lambda: read(LEROBOTS)):
+        with pytest.raises(ImportError, match=r"with av, not installed here: pip install 'palaestra\[lerobot\]'"):
+            call()
 
 
 def test_no_episodes_are_refused(tmp_path: Path) -> None:
