@@ -155,6 +155,9 @@ class WorldSpec:
     """The time limit in single actions, None where there is none."""
     lockstep: bool = False
     """Whether `recv` needs an action for every row that it returned last: the worlds cannot be stepped one by one."""
+    seeded: bool = True
+    """Whether every episode starts from the seed that `Worlds.reset` names; else the world itself chooses the starts
+    of all but the first."""
     success: str = "info['success']"
     """How the task's verdict is defined, in words that stand beside every rate; empty where there is none."""
 

@@ -113,6 +113,7 @@ class LockstepWorlds:
             chunk=chunk,
             max_steps=max_steps,
             lockstep=True,
+            seeded=self._mode is AutoresetMode.DISABLED,
             success=words,
         )
         self._row_seeds = row_seeds

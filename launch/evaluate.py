@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from palaestra.envs.core import Fault, Step, Worlds
 
 Column = Literal["success_once", "success_at_end"]
+ROUNDS = 2**31
+"""Where the seeds of later rounds come from: far from the indices of any evaluation's episodes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,9 +176,7 @@ class Evaluation:
         from palaestra.envs.core import Fault
 
         played = tuple(
-            PlayedEpisode(
-                each["seed"], each["success_once"], each["success_at_end"], each["return"], each["length"]
-            )
+            PlayedEpisode(each["seed"], each["success_once"], each["success_at_end"], each["return"], each["length"])
             for each in entry["episode_list"]
         )
         void = tuple(
@@ -211,7 +211,9 @@ def evaluate(
 ) -> Evaluation:
     """Play episodes 0 … `episodes` - 1 of a seed and count.
 
-    A faulted episode is void: its row plays its next start instead, once. The global random generators are seeded
+    A faulted episode is void: its row plays its next start instead, once. Worlds that choose all starts but the first
+    themselves are reset for each episode of a row, with seeds derived from this one, so that each recorded seed is
+    the one that its episode started from. The global random generators are seeded
     for the while and put back, so that training goes on as if it had not been evaluated, and the same seed gives
     the same result on worlds that repeat themselves.
 
@@ -233,20 +235,27 @@ def evaluate(
     tally = _Tally(worlds, episodes, seed)
     # Not inference_mode: tensors that worlds and policies keep from here must stay usable in training.
     with seeded(seed), torch.no_grad():
-        step = worlds.reset(seed)
-        while True:
-            settled = tally.add(step)
-            if settled and progress is not None:
-                progress(settled)
-            if tally.complete:
-                return tally.evaluation(name)
-            rows, observation = step.rows, step.observation
-            wanted = tally.wanted[rows.cpu()].to(rows.device)
-            if not worlds.spec.lockstep and not bool(wanted.all()):
-                rows, observation = rows[wanted], observation[wanted]
-            if len(rows):
-                worlds.send(rows, policy.act(observation).action)
-            step = worlds.recv()
+        while any(tally.open):
+            _play_round(worlds, policy, tally, progress)
+    return tally.evaluation(name)
+
+
+def _play_round(worlds: Worlds, policy: Policy, tally: _Tally, progress: Callable[[int], object] | None) -> None:
+    """Play from a reset until no row is wanted any more."""
+    step = worlds.reset(tally.begin_round())
+    while True:
+        settled = tally.add(step)
+        if settled and progress is not None:
+            progress(settled)
+        if not bool(tally.wanted.any()):
+            return
+        rows, observation = step.rows, step.observation
+        wanted = tally.wanted[rows.cpu()].to(rows.device)
+        if not worlds.spec.lockstep and not bool(wanted.all()):
+            rows, observation = rows[wanted], observation[wanted]
+        if len(rows):
+            worlds.send(rows, policy.act(observation).action)
+        step = worlds.recv()
 
 
 def separation(first: Evaluation, second: Evaluation) -> Separation | None:
@@ -269,21 +278,32 @@ class _Tally:
     def __init__(self, worlds: Worlds, episodes: int, seed: int) -> None:
         import torch
 
-        self.success = worlds.spec.success
+        self.success, self.one_a_round = worlds.spec.success, not worlds.spec.seeded
         self.count, self.quota, self.seed = worlds.count, episodes, seed
         self.open = [len(range(row, episodes, self.count)) for row in range(self.count)]
-        self.wanted = torch.tensor([quota > 0 for quota in self.open])
         self.retrying = [False] * self.count
+        self.round, self.round_seed = -1, seed
         self.episode = [0] * self.count
+        self.wanted = torch.zeros(self.count, dtype=torch.bool)
         self.total = torch.zeros(self.count, dtype=torch.float64)
         self.length = torch.zeros(self.count, dtype=torch.int64)
-        self.played: list[tuple[int, PlayedEpisode]] = []
-        self.void: list[tuple[int, VoidEpisode]] = []
+        self.played: list[tuple[tuple[int, int], PlayedEpisode]] = []
+        self.void: list[tuple[tuple[int, int], VoidEpisode]] = []
 
-    @property
-    def complete(self) -> bool:
-        """Whether every row has filled its quota."""
-        return not bool(self.wanted.any())
+    def begin_round(self) -> int:
+        """Return the seed to reset with. There is one round, unless each row plays one episode a round."""
+        import torch
+
+        from palaestra.envs.core import episode_seed
+
+        self.round += 1
+        if self.round:
+            self.round_seed = episode_seed(self.seed, ROUNDS + self.round)
+        self.episode = [0] * self.count
+        self.wanted = torch.tensor([quota > 0 for quota in self.open])
+        self.total.zero_()
+        self.length.zero_()
+        return self.round_seed
 
     def add(self, step: Step) -> int:
         """Count what the ready rows report, and return how many episodes it settled."""
@@ -309,18 +329,19 @@ class _Tally:
         from palaestra.envs.core import episode_seed
 
         index = row + self.episode[row] * self.count
-        seed = episode_seed(self.seed, index)
+        seed = episode_seed(self.round_seed, index)
+        place = (self.round, index)
         if fault is None:
             judged = bool(self.success)
             total, length = float(self.total[row]), int(self.length[row])
             episode = PlayedEpisode(seed, once if judged else None, end if judged else None, total, length)
-            self.played.append((index, episode))
+            self.played.append((place, episode))
         else:
-            self.void.append((index, VoidEpisode(seed, fault)))
+            self.void.append((place, VoidEpisode(seed, fault)))
         self.retrying[row] = fault is not None and not self.retrying[row]
         if not self.retrying[row]:
             self.open[row] -= 1
-            self.wanted[row] = self.open[row] > 0
+        self.wanted[row] = self.open[row] > 0 and not self.one_a_round
 
     def evaluation(self, name: str) -> Evaluation:
         """Return what was counted."""

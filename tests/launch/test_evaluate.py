@@ -8,10 +8,12 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from palaestra.agents.core import Decision
 from palaestra.envs.core import Fault, Observation, Step, WorldSpec, episode_seed
+from palaestra.envs.lockstep import LockstepWorlds
 from palaestra.envs.pool import PoolWorlds
 from palaestra.launch.evaluate import Evaluation, evaluate, separation
 from palaestra.launch.randomness import random_state
@@ -347,21 +349,38 @@ class Balance:
         return Decision((observation.state[:, 2:3] > 0).long())
 
 
+def alone(seed: int) -> int:
+    """Return how many steps the pole stays up from a start, played by hand."""
+    env, steps, over = gymnasium.make("CartPole-v1"), 0, False
+    view, _ = env.reset(seed=seed)
+    while not over:
+        action = Balance().act(Observation(state=torch.as_tensor(view)[None])).action[0]
+        view, _, terminated, truncated, _ = env.step(int(action))
+        steps, over = steps + 1, terminated or truncated
+    return steps
+
+
 def test_rows_of_a_real_world_that_come_back_one_by_one_give_what_playing_alone_gives() -> None:
-    env, expected = gymnasium.make("CartPole-v1"), []
-    for index in range(7):
-        seed, total, over = episode_seed(4, index), 0.0, False
-        view, _ = env.reset(seed=seed)
-        while not over:
-            action = int(Balance().act(Observation(state=torch.as_tensor(view)[None])).action[0])
-            view, reward, terminated, truncated, _ = env.step(action)
-            total, over = total + float(reward), terminated or truncated
-        expected.append((seed, total >= 475, total >= 475, total, int(total)))
+    seeds = [episode_seed(4, index) for index in range(7)]
+    lengths = [alone(seed) for seed in seeds]
+    assert len(set(lengths)) > 1
     worlds = PoolWorlds(partial(gymnasium.make, "CartPole-v1"), 3, id="CartPole-v1", workers=2, batch=1)
     try:
         evaluation = evaluate(worlds, Balance(), 7, seed=4)
     finally:
         worlds.close()
-    assert fields(evaluation) == expected
-    assert len({length for *_, length in expected}) > 1
+    assert fields(evaluation) == [(s, n >= 475, n >= 475, n, n) for s, n in zip(seeds, lengths, strict=True)]
     assert evaluation.success_definition.startswith("return so far >= 475")
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+def test_recorded_seeds_are_those_that_episodes_started_from_even_where_the_world_would_choose(
+    mode: AutoresetMode,
+) -> None:
+    venv = gymnasium.vector.SyncVectorEnv([lambda: gymnasium.make("CartPole-v1")] * 3, autoreset_mode=mode)
+    evaluation = evaluate(LockstepWorlds(venv, id="CartPole-v1"), Balance(), 8, seed=4)
+    seeds = [episode.seed for episode in evaluation.episode_list]
+    assert len(set(seeds)) == 8 and seeds[:3] == [episode_seed(4, row) for row in range(3)]
+    assert (seeds == [episode_seed(4, index) for index in range(8)]) == (mode is AutoresetMode.DISABLED)
+    assert [episode.length for episode in evaluation.episode_list] == [alone(seed) for seed in seeds]
+    assert fields(evaluate(LockstepWorlds(venv, id="CartPole-v1"), Balance(), 8, seed=4)) == fields(evaluation)
