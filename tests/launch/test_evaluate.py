@@ -15,6 +15,7 @@ from palaestra.agents.core import Decision
 from palaestra.envs.core import Fault, Observation, Step, WorldSpec, episode_seed
 from palaestra.envs.lockstep import LockstepWorlds
 from palaestra.envs.pool import PoolWorlds
+from palaestra.envs.toy import ReachEnv, expert_action
 from palaestra.launch.evaluate import Evaluation, evaluate, separation
 from palaestra.launch.randomness import random_state
 from palaestra.launch.statistics import separable, wilson
@@ -384,3 +385,19 @@ def test_recorded_seeds_are_those_that_episodes_started_from_even_where_the_worl
     assert (seeds == [episode_seed(4, index) for index in range(8)]) == (mode is AutoresetMode.DISABLED)
     assert [episode.length for episode in evaluation.episode_list] == [alone(seed) for seed in seeds]
     assert fields(evaluate(LockstepWorlds(venv, id="CartPole-v1"), Balance(), 8, seed=4)) == fields(evaluation)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_worlds_on_a_gpu_give_what_the_cpu_gives() -> None:
+    class Expert:
+        def act(self, observation: Observation) -> Decision:
+            assert observation.state is not None
+            return Decision(expert_action(observation.state)[:, None])
+
+    here, there = (
+        evaluate(LockstepWorlds(ReachEnv(8, device=device), id="toy/reach-v0"), Expert(), 20, seed=1)
+        for device in ("cpu", "cuda")
+    )
+    assert [e.length for e in here.episode_list] == [e.length for e in there.episode_list]
+    assert here.success_once == there.success_once

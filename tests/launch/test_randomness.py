@@ -45,3 +45,15 @@ def test_a_missing_generator_is_named() -> None:
     del state["random.numpy"]
     with pytest.raises(KeyError, match=r"random\.numpy"):
         set_random_state(state)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_generators_go_on_as_if_never_stopped() -> None:
+    torch.randn(3, device="cuda")
+    state = random_state()
+    expected = torch.randn(3, device="cuda")
+    with seeded(5):
+        torch.randn(3, device="cuda")
+    set_random_state(state)
+    assert torch.equal(torch.randn(3, device="cuda"), expected)
