@@ -17,6 +17,7 @@ import importlib
 import importlib.util
 import inspect
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, cast
@@ -74,30 +75,62 @@ def make(
         torch.Size([8, 6])
     """
     _check_sizes(id, count, chunk, workers, batch)
+    return source(id, device, **options).worlds(count, chunk, workers, batch)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a name's worlds come from, its options settled."""
+
+    id: str
+    """The name."""
+    single: Callable[[], gymnasium.Env[Any, Any]] | None = None
+    """Makes one world, or None where worlds are vectorised."""
+    vector: Callable[[int], VectorEnv[Any, Any, Any]] | None = None
+    """Makes so many worlds at once, or None where it cannot."""
+    success: str | None = None
+    """The verdict in words, where it is known without playing."""
+
+    def worlds(
+        self, count: int, chunk: int = 1, workers: int | None = None, batch: int | None = None
+    ) -> LockstepWorlds | PoolWorlds:
+        """Make worlds; see `make`."""
+        if self.single is not None:
+            return PoolWorlds(
+                self.single, count, id=self.id, chunk=chunk, workers=workers, batch=batch, success=self.success
+            )
+        assert self.vector is not None
+        for name, size in (("workers", workers), ("batch", batch)):
+            if size is not None:
+                raise ValueError(
+                    f"{self.id} is vectorised: all rows are stepped together in this process, so {name}={size} means "
+                    f"nothing. Leave {name!r} out."
+                )
+        venv = self.vector(count)
+        if not isinstance(venv, VectorEnv) or venv.num_envs != count:
+            raise TypeError(
+                f"{self.id}: its factory has a parameter 'count' or 'num_envs', so it should return a VectorEnv of "
+                f"{count} worlds, but returned {venv!r}. A factory of single worlds has no such parameter."
+            )
+        return LockstepWorlds(venv, id=self.id, chunk=chunk)
+
+
+def source(id: str, device: str = "cpu", **options: Any) -> Source:
+    """Find a name and settle its options, making nothing yet; see `make` for arguments and errors."""
     _check_device(id, device)
-    pool: dict[str, Any] = {"chunk": chunk, "workers": workers, "batch": batch}
     if id.startswith(_MANISKILL):
-        return _maniskill(id, count, device, options, pool)
+        return _maniskill(id, device, options)
     factory = find(id)
     accepted = _parameters(factory)
-    by_count = next((name for name in _COUNTS if name in accepted), None)
     _check_options(id, options, accepted)
-    if by_count is None:
-        _refuse_device(id, device)
-        single = cast(Callable[[], gymnasium.Env[Any, Any]], partial(factory, **options))
-        return PoolWorlds(single, count, id=id, **pool)
     if "device" in accepted:
         options["device"] = device
     else:
         _refuse_device(id, device)
-    _refuse_processes(id, pool)
-    venv = factory(**{by_count: count}, **options)
-    if not isinstance(venv, VectorEnv) or venv.num_envs != count:
-        raise TypeError(
-            f"{id}: its factory has a parameter {by_count!r}, so it should return a VectorEnv of {count} worlds, "
-            f"but returned {venv!r}. A factory of single worlds has no such parameter."
-        )
-    return LockstepWorlds(venv, id=id, chunk=chunk)
+    by_count = next((name for name in _COUNTS if name in accepted), None)
+    if by_count is None:
+        return Source(id, single=cast(Callable[[], gymnasium.Env[Any, Any]], partial(factory, **options)))
+    return Source(id, vector=lambda count: cast(VectorEnv[Any, Any, Any], factory(**{by_count: count}, **options)))
 
 
 def register(id: str, factory: Factory) -> None:
@@ -186,8 +219,8 @@ def _callable(id: str, factory: Any) -> Factory:
     return checked
 
 
-def _maniskill(id: str, count: int, device: str, options: dict[str, Any], pool: dict[str, Any]) -> Worlds:
-    """Make ManiSkill's worlds: on a CPU in a pool, on a GPU all in one simulation."""
+def _maniskill(id: str, device: str, options: dict[str, Any]) -> Source:
+    """Return ManiSkill's worlds: on a CPU single ones, on a GPU all in one simulation."""
     if importlib.util.find_spec("mani_skill") is None:
         raise ImportError(f"{id} needs ManiSkill: pip install 'palaestra[maniskill]'.")
     from palaestra.envs.manipulation import maniskill
@@ -195,10 +228,9 @@ def _maniskill(id: str, count: int, device: str, options: dict[str, Any], pool: 
     task = id.removeprefix(_MANISKILL)
     _check_options(id, options, [name for name in _parameters(maniskill.ManiSkillFactory) if name != "task"])
     if device != "cpu":
-        _refuse_processes(id, pool)
-        return LockstepWorlds(maniskill.vector_env(task, count, device, **options), id=id, chunk=pool["chunk"])
+        return Source(id, vector=lambda count: maniskill.vector_env(task, count, device, **options))
     success = "info['success']" if task in maniskill.TASKS else None  # else found out by a world made for it
-    return PoolWorlds(maniskill.env_factory(task, **options), count, id=id, success=success, **pool)
+    return Source(id, single=maniskill.env_factory(task, **options), success=success)
 
 
 def _parameters(factory: Callable[..., object]) -> dict[str, inspect.Parameter]:
@@ -244,15 +276,6 @@ def _check_device(id: str, device: str) -> None:
 def _refuse_device(id: str, device: str) -> None:
     if device != "cpu":
         raise ValueError(f"{id} is simulated on the CPU alone, but device is {device!r}. Use device='cpu'.")
-
-
-def _refuse_processes(id: str, pool: dict[str, Any]) -> None:
-    for name in ("workers", "batch"):
-        if pool[name] is not None:
-            raise ValueError(
-                f"{id} is vectorised: all rows are stepped together in this process, so {name}={pool[name]} means "
-                f"nothing. Leave {name!r} out."
-            )
 
 
 def _unknown(id: str) -> str:
