@@ -31,7 +31,8 @@ class Views:
         self.images = {name: arrays[f"image.{name}"] for name in layout.images}
         self.text = arrays.get("text")
         self.length = arrays.get("length")
-        self._layout = layout
+        self._pictures = tuple((entry, self.images[entry.key]) for entry in layout.of("image"))
+        self._texts = layout.of("text")
         offsets = np.cumsum([0, *(entry.size for entry in layout.of("state"))]).tolist()
         self._states = tuple(zip(layout.of("state"), offsets[:-1], offsets[1:], strict=True))
 
@@ -57,10 +58,10 @@ class Views:
         if self.state is not None:
             for entry, begin, end in self._states:
                 self.state[row, begin:end] = checked(entry, leaf(observation, entry)).reshape(-1)
-        for entry in self._layout.of("image"):
-            self.images[entry.key][row] = checked(entry, leaf(observation, entry))
+        for entry, pictures in self._pictures:
+            pictures[row] = checked(entry, leaf(observation, entry))
         if self.text is not None and self.length is not None:
-            for entry in self._layout.of("text"):
+            for entry in self._texts:
                 line = checked_text(entry, leaf(observation, entry))
                 self.text[row, : len(line)] = np.frombuffer(line, np.uint8)
                 self.length[row] = len(line)
@@ -90,7 +91,7 @@ class Exchange:
             "rewards": (np.float32, (count, chunk)),
             "played": (np.int64, (count,)),
             "seed": (np.int64, (count,)),
-            **{name: (np.bool_, (count,)) for name in ("terminated", "truncated", "success", "success_once")},
+            "flags": (np.bool_, (count, 4)),
             **{f"view.{k}": v for k, v in Views.specification(layout, count).items()},
             **{f"final.{k}": v for k, v in Views.specification(layout, count).items()},
             # A worker's heartbeat and the row it is busy with stand in the row of the first of its worlds.
@@ -112,10 +113,7 @@ class Exchange:
         self.rewards = arrays["rewards"]
         self.played = arrays["played"]
         self.seed = arrays["seed"]
-        self.terminated = arrays["terminated"]
-        self.truncated = arrays["truncated"]
-        self.success = arrays["success"]
-        self.success_once = arrays["success_once"]
+        self.flags = arrays["flags"]  # terminated, truncated, success, success once
         self.beat = arrays["beat"]
         self.current = arrays["current"]
         self.action = arrays["action"]
@@ -167,5 +165,4 @@ class Exchange:
         """Take back what a row has reported."""
         self.rewards[row] = 0
         self.played[row] = 0
-        for flags in (self.terminated, self.truncated, self.success, self.success_once):
-            flags[row] = False
+        self.flags[row] = False

@@ -19,7 +19,6 @@ import weakref
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
-from enum import IntEnum
 
 import numpy as np
 import torch
@@ -36,21 +35,13 @@ _LOOK = 0.25
 """Seconds between two looks at the workers' heartbeats."""
 
 
-class _Phase(IntEnum):
-    """What a row is about."""
-
-    NEW = 0
-    """It has not been reset yet."""
-    IDLE = 1
-    """It has reported, and waits for an action."""
-    PLAYING = 2
-    """Its worker plays its chunk."""
-    STARTING = 3
-    """Its worker makes and resets its world."""
-    DUE = 4
-    """Its world is started at a time in `_due`."""
-    READY = 5
-    """It has something to report."""
+# What a row is about. Plain numbers, because they are compared by the array.
+NEW = 0  # it has not been reset yet
+IDLE = 1  # it has reported, and waits for an action
+PLAYING = 2  # its worker plays its chunk
+STARTING = 3  # its worker makes and resets its world
+DUE = 4  # its world is started at a time in `_due`
+READY = 5  # it has something to report
 
 
 class PoolWorlds:
@@ -116,7 +107,7 @@ class PoolWorlds:
         self._backoff = backoff
         self._seed, self._group = 0, 1
         self._warned = False
-        self._phase = np.full(count, _Phase.NEW)
+        self._phase = np.full(count, NEW)
         self._alive = np.zeros(count, bool)
         self._episode = np.zeros(count, np.int64)
         self._failures = np.zeros(count, np.int64)
@@ -147,7 +138,7 @@ class PoolWorlds:
         self._check_open()
         if group < 1 or self.count % group:
             raise ValueError(f"group is {group}, expected a divisor of count={self.count}.")
-        while np.isin(self._phase, (_Phase.PLAYING, _Phase.STARTING)).any():
+        while np.isin(self._phase, (PLAYING, STARTING)).any():
             self._pump()
         self._seed, self._group = seed, group
         self._episode[:] = 0
@@ -157,7 +148,7 @@ class PoolWorlds:
         for row in range(self.count):
             self._exchange.void(row)
             self._schedule(row)
-        while (self._phase != _Phase.READY).any():
+        while (self._phase != READY).any():
             self._pump()
         return self._collect()
 
@@ -170,17 +161,17 @@ class PoolWorlds:
         """
         self._check_open()
         listed: list[int] = rows.tolist()
-        if len(set(listed)) != len(listed) or not all(0 <= row < self.count for row in listed):
+        if len(set(listed)) != len(listed) or (listed and not 0 <= min(listed) <= max(listed) < self.count):
             raise ValueError(f"rows are {listed}, expected different ones from 0 to {self.count - 1}.")
         index = np.array(listed, np.int64)
-        waiting = self._phase[index] == _Phase.IDLE
+        waiting = self._phase[index] == IDLE
         if not waiting.all():
             row = listed[int(np.argmin(waiting))]
             raise ValueError(f"row {row} takes no action now: reset comes first, and recv after each send.")
         self._exchange.put_actions(index, checked_actions(self.spec.action, listed, action, self.spec.chunk))
         if self._pending:
             index = self._report_pending(index)
-        self._phase[index] = _Phase.PLAYING
+        self._phase[index] = PLAYING
         for worker in self._workers:
             mine = worker.rows if len(index) == self.count else index[self._owner[index] == worker.index]
             # Where nobody waits for all rows, each answers for itself.
@@ -195,11 +186,11 @@ class PoolWorlds:
             RuntimeError: Where no actions were sent, or a world fails to start too often.
         """
         self._check_open()
-        sent = int((self._phase > _Phase.IDLE).sum())
+        sent = int(np.count_nonzero(self._phase > IDLE))
         if not sent:
             raise RuntimeError("recv waits for rows to which actions were sent: call send first.")
         wanted = sent if self._batch is None else min(sent, self._batch)
-        while (self._phase == _Phase.READY).sum() < wanted:
+        while np.count_nonzero(self._phase == READY) < wanted:
             self._pump()
         return self._collect()
 
@@ -240,11 +231,12 @@ class PoolWorlds:
 
     def _collect(self) -> Step:
         """Take what the ready rows have to report."""
-        rows = np.flatnonzero(self._phase == _Phase.READY)
-        self._phase[rows] = _Phase.IDLE
+        rows = np.flatnonzero(self._phase == READY)
+        self._phase[rows] = IDLE
         exchange = self._exchange
-        terminated, truncated = exchange.terminated[rows], exchange.truncated[rows]
-        ended = rows[terminated | truncated]
+        flags = exchange.flags[rows]
+        terminated, truncated, success, success_once = torch.from_numpy(flags).unbind(1)
+        ended = rows[flags[:, 0] | flags[:, 1]]
         faults: tuple[Fault | None, ...] = ()
         if self._faults:
             faults = tuple(self._faults.pop(row, None) for row in rows.tolist())
@@ -253,10 +245,10 @@ class PoolWorlds:
             observation=exchange.view.read(rows),
             rewards=torch.from_numpy(exchange.rewards[rows]),
             played=torch.from_numpy(exchange.played[rows]),
-            terminated=torch.from_numpy(terminated),
-            truncated=torch.from_numpy(truncated),
-            success=torch.from_numpy(exchange.success[rows]),
-            success_once=torch.from_numpy(exchange.success_once[rows]),
+            terminated=terminated,
+            truncated=truncated,
+            success=success,
+            success_once=success_once,
             final=exchange.final.read(ended) if ended.size else None,
             faults=faults if any(faults) else (),
         )
@@ -278,15 +270,15 @@ class PoolWorlds:
         """Start the worlds whose time has come, and first the workers that they need."""
         now = time.monotonic()
         for worker in self._workers:
-            rows = [row for row in worker.rows.tolist() if self._due.get(row, now + 1) <= now]
-            if not rows:
+            rows = np.array([row for row in worker.rows if self._due.get(row, now + 1) <= now], np.int64)
+            if not rows.size:
                 continue
             if not worker.running:
                 self._start(worker)
                 worker.share(self._exchange, self._shared)
-            for row in rows:
+            self._phase[rows] = STARTING
+            for row in rows.tolist():
                 del self._due[row]
-                self._phase[row] = _Phase.STARTING
                 self._aim(row, self._episode[row])
             worker.send(Command.START, rows)
 
@@ -311,15 +303,15 @@ class PoolWorlds:
                 self._exchange.void(fault.row)
         fresh = rows
         if command == Command.PLAY:
-            fresh = rows[self._exchange.terminated[rows] | self._exchange.truncated[rows]]
+            fresh = rows[self._exchange.flags[rows, :2].any(1)]
             self._episode[fresh] += 1
         for row in fresh.tolist():
             self._aim(row, self._episode[row] + 1)
-        self._phase[rows] = _Phase.READY
+        self._phase[rows] = READY
         self._alive[rows] = True
         for fault, begun in faults:
             (self._break if begun else self._fail_start)(fault)
-        self._failures[fresh[self._alive[fresh]]] = 0
+        self._failures[rows[self._alive[rows]]] = 0
 
     def _end_hung(self) -> None:
         """End the workers that have hung for too long."""
@@ -341,9 +333,9 @@ class PoolWorlds:
             how = f"worker {worker.index} was killed because row {hung.row} hung"
         for row in worker.rows.tolist():
             fault = hung if hung is not None and hung.row == row else Fault(row, "worker", f"{how}.")
-            if self._phase[row] == _Phase.PLAYING:
+            if self._phase[row] == PLAYING:
                 self._break(fault)
-            elif self._phase[row] == _Phase.STARTING:
+            elif self._phase[row] == STARTING:
                 self._fail_start(fault)
             elif self._alive[row]:
                 self._postpone(fault)
@@ -388,14 +380,14 @@ class PoolWorlds:
             if not self._pending[row]:
                 del self._pending[row]
             if self._alive[row]:
-                self._phase[row] = _Phase.READY
+                self._phase[row] = READY
             else:
                 self._schedule(row)
             index = index[index != row]
         return index
 
     def _schedule(self, row: int, delay: float = 0.0) -> None:
-        self._phase[row] = _Phase.DUE
+        self._phase[row] = DUE
         self._due[row] = time.monotonic() + delay
 
     def _aim(self, row: int, episode: int) -> None:

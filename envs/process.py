@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import signal
 import time
-from array import array
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -25,6 +24,8 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 
 Message = tuple[Command, np.ndarray]
 """What was asked, and of which rows."""
+
+_NONE = np.zeros(0, np.int64)
 
 
 class WorkerProcess:
@@ -105,13 +106,13 @@ class WorkerProcess:
         with suppress(OSError):  # as in `send`
             reduction.send_handle(self.pipe, exchange.owned.fileno(), self.pid)
 
-    def send(self, command: Command, rows: np.ndarray | Sequence[int] = (), body: bytes = b"") -> None:
-        """Tell the worker what to do, and expect one answer."""
+    def send(self, command: Command, rows: np.ndarray = _NONE, body: bytes = b"") -> None:
+        """Tell the worker what to do, and with which rows ([N] int64), and expect one answer."""
         if not self.sent:
             self._since = time.monotonic()
-        self.sent.append((command, np.asarray(rows, np.int64)))
+        self.sent.append((command, rows))
         with suppress(OSError):  # a worker that has died is noticed by its end of the pipe, in `receive`
-            self.pipe.send_bytes(bytes((command,)) + array("i", rows).tobytes() + body)
+            self.pipe.send_bytes(bytes((command,)) + rows.tobytes() + body)
 
     def receive(self) -> tuple[Message, dict[str, Any]]:
         """Return the oldest message and its answer, empty where all went well.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import isfinite
 from typing import Any, Literal, cast
 
 import gymnasium
@@ -136,7 +137,7 @@ def leaf(observation: Any, entry: Entry) -> Any:
     return observation
 
 
-def checked(entry: Entry, value: Any, path: str = "observation") -> np.ndarray:
+def checked(entry: Entry, value: Any) -> np.ndarray:
     """Return one world's state or image leaf as an array of the declared shape.
 
     Floats of another width are taken (states become float32 anyway); other kinds of type are not.
@@ -145,16 +146,18 @@ def checked(entry: Entry, value: Any, path: str = "observation") -> np.ndarray:
         ValueError: For another shape, another kind of type, or a value that is NaN or infinite.
     """
     array: np.ndarray = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
-    name = f"{path} {entry.key!r}"
+    declared, kind = np.dtype(entry.dtype), array.dtype.kind
     if array.shape != entry.shape:
-        raise ValueError(f"{name} has shape {array.shape}, declared is {entry.shape}.")
-    declared = np.dtype(entry.dtype)
-    if array.dtype != declared and (entry.kind == "image" or array.dtype.kind != declared.kind):
-        raise ValueError(f"{name} has dtype {array.dtype}, declared is {declared}.")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        problem = f"has shape {array.shape}, declared is {entry.shape}"
+    elif array.dtype != declared and (entry.kind == "image" or kind != declared.kind):
+        problem = f"has dtype {array.dtype}, declared is {declared}"
+    # The sum of squares is finite only where all values are, and is found sooner.
+    elif kind == "f" and not isfinite(np.vdot(array, array)) and not np.isfinite(array).all():
         at = int(np.flatnonzero(~np.isfinite(array))[0])
-        raise ValueError(f"{name} holds {array.reshape(-1)[at]} at index {at}: every value must be finite.")
-    return array
+        problem = f"holds {array.reshape(-1)[at]} at index {at}: every value must be finite"
+    else:
+        return array
+    raise ValueError(f"observation {entry.key!r} {problem}.")
 
 
 def checked_text(entry: Entry, value: Any) -> bytes:

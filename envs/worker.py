@@ -82,7 +82,7 @@ class _Worker:
             message = self.pipe.recv_bytes()
             command, body = message[0], message[1:]
             if command in (Command.START, Command.PLAY):
-                reply = self._turn(command == Command.START, array("i", body))
+                reply = self._turn(command == Command.START, array("q", body))
             elif command == Command.MAP:
                 reply = self._map(json.loads(body))
             else:
@@ -161,10 +161,7 @@ class _Worker:
         _show(exchange.final if ended else exchange.view, row, result.observation)
         exchange.rewards[row] = result.rewards
         exchange.played[row] = result.played
-        exchange.terminated[row] = result.terminated
-        exchange.truncated[row] = result.truncated
-        exchange.success[row] = result.success
-        exchange.success_once[row] = result.success_once
+        exchange.flags[row] = (result.terminated, result.truncated, result.success, result.success_once)
         return ended
 
     def _drop(self, row: int) -> None:
@@ -198,7 +195,7 @@ def _seed_globals(seed: int) -> None:
     """Seed the process's own generators, for worlds that draw from them."""
     random.seed(seed)
     np.random.seed(seed)
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed asks every kind of device, for 0.25 ms
 
 
 def _fault(row: int, error: WorldError, begun: bool) -> tuple[int, str, str, str, bool]:
