@@ -240,7 +240,7 @@ class _Mimic(_JointPos, PDJointPosMimicController):  # type: ignore[misc]
             self._multiplier,
             self._offset,
         )
-        return tuple(tensor.numpy() for tensor in tensors)  # type: ignore[return-value]
+        return tuple(tensor.numpy() for tensor in tensors)
 
     def set_action(self, action: Tensor) -> None:
         if self.config.interpolate:
