@@ -217,7 +217,7 @@ def frame(state: np.ndarray, size: int = 128) -> np.ndarray:
 
 
 def demonstrate(episodes: int, seed: int) -> list[Episode]:
-    """Return the expert's episodes from the starts of seeds `seed`, `seed + 1`, …"""
+    """Return the expert's episodes from the starts of seeds `seed`, `seed + 1` and so on."""
     world = ReachEnv(count=episodes)
     seeds = list(range(seed, seed + episodes))
     state, _ = world.reset(seed=seeds)

@@ -54,6 +54,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
     subprocess.run([*pip, "--target", target, source], check=True, env=os.environ | {"PYTHONPATH": ""})
     sys.path.insert(0, str(target))
+    sys.modules.pop("my_kitchen", None)
     yield target
     sys.path.remove(str(target))
     sys.modules.pop("my_kitchen", None)
