@@ -56,13 +56,20 @@ def assert_contract(worlds: str | Callable[[], Worlds], **options: Any) -> Repor
 
 
 def check(
-    worlds: str | Callable[[], Worlds], *, count: int = 2, seed: int = 0, turns: int = 600, **options: Any
+    worlds: str | Callable[[], Worlds],
+    *,
+    count: int = 2,
+    chunk: int = 1,
+    seed: int = 0,
+    turns: int = 600,
+    **options: Any,
 ) -> Report:
     """Play a world with random actions and report how it keeps the contract.
 
     Args:
         worlds: A name that `make` takes, or a function that makes the worlds (then no broken copy is tried).
         count: How many rows of a named world, at least 2.
+        chunk: How many actions a turn of a named world.
         seed: Of starts and actions.
         turns: The most turns to wait for each row to end two episodes.
         options: Of a named world: `device`, and its own.
@@ -74,7 +81,7 @@ def check(
     if count < 2:
         raise ValueError(f"check needs at least 2 rows to tell one from another, got count={count}.")
     try:
-        made = named.worlds(count) if named is not None else worlds()  # type: ignore[operator]
+        made = named.worlds(count, chunk) if named is not None else worlds()  # type: ignore[operator]
     except (ValueError, TypeError, RuntimeError) as error:
         return Report(str(worlds), (Finding("start", "fail", str(error), "Make the world start, then check again."),))
     findings: list[Finding] = []

@@ -46,6 +46,12 @@ def test_registered_worlds_keep_the_contract(id: str) -> None:
     assert report.of("faults").measured.startswith(f"{broke}:")
 
 
+def test_toy_world_keeps_the_contract_in_chunks_that_do_not_divide_its_limit() -> None:
+    report = assert_contract("toy/reach-v0", chunk=5, count=3)
+    assert report.of("whole episodes").measured == "6 of 32 to 32 steps"
+    assert report.of("no faults").measured == "none in 15 turns"
+
+
 def test_sample_plugin_keeps_the_contract(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(PLUGIN))
     report = assert_contract("my_kitchen:make", goal=0.5)
