@@ -6,7 +6,7 @@ import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +14,8 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
-from palaestra.envs.core import Fault, Observation, Step, WorldSpec, episode_seeds
-from palaestra.envs.spaces import ActionSpace, checked_actions, describe
+from palaestra.envs.core import Fault, Observation, Step, episode_seeds
+from palaestra.envs.spaces import checked_actions, describe
 from palaestra.envs.tally import Tally
 from palaestra.envs.vector import (
     autoreset_mode,
@@ -27,6 +27,7 @@ from palaestra.envs.vector import (
     step_verdict,
     tensor,
     verdict_key,
+    world_spec,
 )
 
 _TRIES = 3
@@ -95,27 +96,8 @@ class LockstepWorlds:
                 "a chunk in the next episode. Make it with autoreset_mode=AutoresetMode.DISABLED, or use chunk=1."
             )
         self._layout = describe(venv.single_observation_space)
-        if not isinstance(venv.single_action_space, (spaces.Box, spaces.Discrete)):
-            raise TypeError(f"{id}: the action space is {venv.single_action_space}, expected a Box or a Discrete.")
-        known = venv.spec
-        self._threshold = None if known is None else known.reward_threshold
-        if max_steps is None:
-            max_steps = (known and known.max_episode_steps) or getattr(venv, "max_episode_steps", None)
-        words = ""
-        if known is not None and self._threshold is not None:
-            words = f"return so far >= {self._threshold:g} (the reward_threshold of {known.id})"
-        self.spec = WorldSpec(
-            id=id,
-            action=cast(ActionSpace, venv.single_action_space),
-            state=self._layout.state,
-            images=self._layout.images,
-            text=self._layout.text is not None,
-            chunk=chunk,
-            max_steps=max_steps,
-            lockstep=True,
-            seeded=self._mode is AutoresetMode.DISABLED,
-            success=words,
-        )
+        self._threshold = None if venv.spec is None else venv.spec.reward_threshold
+        self.spec = world_spec(venv, self._layout, id, chunk, max_steps)
         self._row_seeds = row_seeds
         self._closed = False
         self._actions: Tensor

@@ -12,12 +12,13 @@ from typing import Any, Literal, cast
 import gymnasium
 import numpy as np
 import torch
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import concatenate, create_empty_array
 from torch import Tensor
 
-from palaestra.envs.core import Observation
-from palaestra.envs.spaces import Layout, batched, leaf
+from palaestra.envs.core import Observation, WorldSpec
+from palaestra.envs.spaces import ActionSpace, Layout, batched, leaf
 
 VERDICTS = ("success", "is_success")
 """The keys of `info` that may hold the task's verdict, the first found one counts."""
@@ -37,6 +38,31 @@ def autoreset_mode(venv: VectorEnv[Any, Any, Any], id: str) -> AutoresetMode:
     raise ValueError(
         f"{id}: metadata['autoreset_mode'] of {type(venv).__name__} is {said!r}, so nobody can tell which view "
         f"follows an episode's end. Set it to what the class does, one of {names} (of gymnasium.vector)."
+    )
+
+
+def world_spec(venv: VectorEnv[Any, Any, Any], layout: Layout, id: str, chunk: int, max_steps: int | None) -> WorldSpec:
+    """Return what `venv` declares; `max_steps` counts where neither its spec nor `max_episode_steps` says it.
+
+    Raises:
+        TypeError: For an action space that is neither a `Box` nor a `Discrete`.
+    """
+    if not isinstance(venv.single_action_space, (spaces.Box, spaces.Discrete)):
+        raise TypeError(f"{id}: the action space is {venv.single_action_space}, expected a Box or a Discrete.")
+    known = venv.spec
+    success = ""
+    if known is not None and known.reward_threshold is not None:
+        success = f"return so far >= {known.reward_threshold:g} (the reward_threshold of {known.id})"
+    return WorldSpec(
+        id=id,
+        action=cast(ActionSpace, venv.single_action_space),
+        state=layout.state,
+        images=layout.images,
+        text=layout.text is not None,
+        chunk=chunk,
+        max_steps=(known and known.max_episode_steps) or getattr(venv, "max_episode_steps", None) or max_steps,
+        lockstep=True,
+        success=success,
     )
 
 
