@@ -12,15 +12,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
+from torch import Tensor
 
 from palaestra.envs.manipulation import vulkan
+
+if TYPE_CHECKING:
+    from palaestra.envs.manipulation.batched import ManiSkillVectorEnv
 
 ObservationKind = Literal["state", "rgb", "rgbd"]
 RewardKind = Literal["sparse", "dense", "normalized_dense"]
@@ -93,15 +97,32 @@ def env_factory(task: str, **options: Any) -> ManiSkillFactory:
     """
     factory = ManiSkillFactory(task, **options)
     if task not in TASKS:
-        _registered(task)
+        registered(task)
     for name in ("max_steps", "image_size", "frame_size"):
         value = getattr(factory, name)
         if value is not None and value < 1:
             raise ValueError(f"{name} is {value}, expected at least 1.")
     if factory.observation not in ("state", "rgb", "rgbd"):
         raise ValueError(f"observation is {factory.observation!r}, expected 'state', 'rgb' or 'rgbd'.")
-    _renderer(factory)
+    renderer_for(factory)
     return factory
+
+
+def vector_env(task: str, count: int, device: str, **options: Any) -> ManiSkillVectorEnv:
+    """Return so many worlds of a task in one simulation on a GPU (one world also on a CPU), on torch.
+
+    Args:
+        task: One of `TASKS`, or any other id that ManiSkill has registered.
+        count: How many worlds.
+        device: `cuda`, `cuda:1`, …
+        options: The other fields of `ManiSkillFactory`.
+
+    Raises:
+        ValueError, RuntimeError: As `env_factory` does.
+    """
+    from palaestra.envs.manipulation.batched import ManiSkillVectorEnv
+
+    return ManiSkillVectorEnv(env_factory(task, **options), count, device)
 
 
 def depth_metres(picture: Any) -> Any:
@@ -122,11 +143,11 @@ class ManiSkillEnv(gymnasium.Env[Any, np.ndarray]):
     metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012  (Gymnasium's own form)
 
     def __init__(self, factory: ManiSkillFactory) -> None:
-        spec = _registered(factory.task)
+        spec = registered(factory.task)
         self._factory = factory
-        self._renderer = _renderer(factory)
+        self._renderer = renderer_for(factory)
         self.render_mode = factory.render_mode
-        self.simulator = _build(factory, spec, self._renderer)
+        self.simulator = build(factory, spec, self._renderer)
         """ManiSkill's own environment, on torch and in batches of one."""
         self._quicken()
         self.spec = EnvSpec(factory.task, max_episode_steps=factory.max_steps or spec.max_episode_steps)
@@ -134,9 +155,9 @@ class ManiSkillEnv(gymnasium.Env[Any, np.ndarray]):
         """What the task asks for, in words."""
         self._limit = self.spec.max_episode_steps
         self._steps = 0
-        self._arms = _arms(self.simulator.single_action_space)
-        self.action_space = _flat(self.simulator.single_action_space)
-        self.observation_space = _space(self._show(self.simulator._init_raw_obs))
+        self._arms = arms_of(self.simulator.single_action_space)
+        self.action_space = flat(self.simulator.single_action_space)
+        self.observation_space = space_of(self._show(self.simulator._init_raw_obs))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode; the same seed starts the same one, whatever was played before.
@@ -165,7 +186,7 @@ class ManiSkillEnv(gymnasium.Env[Any, np.ndarray]):
         if action.shape != self.action_space.shape or not np.isfinite(action).all():
             raise ValueError(f"action is {action.tolist()}, expected {self.action_space.shape} finite numbers.")
         with torch.inference_mode():
-            observation, reward, terminated, _, info = self.simulator.step(self._command(action))
+            observation, reward, terminated, _, info = self.simulator.step(command(action[None], self._arms))
         self._steps += 1
         truncated = self._limit is not None and self._steps >= self._limit
         ended = bool(terminated) and self._factory.stop_at_success
@@ -192,27 +213,15 @@ class ManiSkillEnv(gymnasium.Env[Any, np.ndarray]):
 
         quicken(self.simulator)
 
-    def _command(self, action: np.ndarray) -> Any:
-        if self._arms is None:
-            return action
-        return {name: action[part][None] for name, part in self._arms.items()}
-
     def _show(self, observation: Any) -> Any:
-        """Return ManiSkill's observation of one world as NumPy arrays without a batch dimension."""
-        if self._factory.observation == "state":
-            return observation[0].numpy()
-        from mani_skill.utils import common
-
-        proprioception = {key: observation[key] for key in ("agent", "extra")}
-        view = {"state": common.flatten_state_dict(proprioception, use_torch=True)[0].float().numpy()}
-        for camera, textures in observation["sensor_data"].items():
-            view[camera] = textures["rgb"][0].numpy()
-            if "depth" in textures:
-                view[f"{camera}_depth"] = _two_bytes(textures["depth"][0].numpy())
-        return view
+        """Return ManiSkill's observation as this world's view, without the batch dimension."""
+        shown = view(observation, self._factory.observation)
+        if isinstance(shown, dict):
+            return {name: part[0].numpy() for name, part in shown.items()}
+        return shown[0].numpy()
 
 
-def _registered(task: str) -> Any:
+def registered(task: str) -> Any:
     """Return ManiSkill's own specification of a task.
 
     Raises:
@@ -228,7 +237,7 @@ def _registered(task: str) -> Any:
     return REGISTERED_ENVS[task]
 
 
-def _renderer(factory: ManiSkillFactory) -> vulkan.Renderer | None:
+def renderer_for(factory: ManiSkillFactory) -> vulkan.Renderer | None:
     """Return the device that a world draws on, None where it draws nothing.
 
     Raises:
@@ -244,7 +253,7 @@ def _renderer(factory: ManiSkillFactory) -> vulkan.Renderer | None:
     return renderer
 
 
-def _build(factory: ManiSkillFactory, spec: Any, renderer: vulkan.Renderer | None, **options: Any) -> Any:
+def build(factory: ManiSkillFactory, spec: Any, renderer: vulkan.Renderer | None, **options: Any) -> Any:
     """Return ManiSkill's own environment, unwrapped.
 
     Raises:
@@ -301,12 +310,35 @@ def _verdict(info: Mapping[str, Any]) -> dict[str, Any]:
     return {"success": bool(info["success"])} if "success" in info else {}
 
 
-def _two_bytes(depth: np.ndarray) -> np.ndarray:
-    """Return millimetres [H, W, 1] int16 as [H, W, 2] uint8, high byte first."""
-    return np.concatenate((depth >> 8, depth & 255), -1).astype(np.uint8)
+def view(observation: Any, kind: ObservationKind) -> Tensor | dict[str, Tensor]:
+    """Return what B worlds show of ManiSkill's own observation, as `ManiSkillFactory.observation` describes it."""
+    if kind == "state":
+        state: Tensor = observation
+        return state
+    from mani_skill.utils import common
+
+    known = {key: observation[key] for key in ("agent", "extra")}
+    shown = {"state": common.flatten_state_dict(known, use_torch=True).float()}
+    for camera, textures in observation["sensor_data"].items():
+        shown[camera] = textures["rgb"]
+        if kind == "rgbd":
+            shown[f"{camera}_depth"] = two_bytes(textures["depth"])
+    return shown
 
 
-def _arms(space: spaces.Space[Any]) -> dict[str, slice] | None:
+def two_bytes(depth: Tensor) -> Tensor:
+    """Return millimetres [..., 1] int16 as [..., 2] uint8, high byte first: the inverse of `depth_metres`."""
+    return torch.cat((depth >> 8, depth & 255), -1).to(torch.uint8)
+
+
+def command(action: Any, arms: dict[str, slice] | None) -> Any:
+    """Return actions [B, A] as ManiSkill takes them: a dictionary by arm where there are several."""
+    if arms is None:
+        return action
+    return {name: action[:, part] for name, part in arms.items()}
+
+
+def arms_of(space: spaces.Space[Any]) -> dict[str, slice] | None:
     """Return where each arm's part of a joint action lies, None where there is one arm."""
     if not isinstance(space, spaces.Dict):
         return None
@@ -318,7 +350,7 @@ def _arms(space: spaces.Space[Any]) -> dict[str, slice] | None:
     return arms
 
 
-def _flat(space: spaces.Space[Any]) -> spaces.Box:
+def flat(space: spaces.Space[Any]) -> spaces.Box:
     """Return an action space as one `Box`."""
     parts = list(space.spaces.values()) if isinstance(space, spaces.Dict) else [space]
     boxes = [part for part in parts if isinstance(part, spaces.Box)]
@@ -327,10 +359,10 @@ def _flat(space: spaces.Space[Any]) -> spaces.Box:
     )
 
 
-def _space(view: Any) -> spaces.Space[Any]:
-    """Return the space of one view."""
-    if isinstance(view, Mapping):
-        return spaces.Dict({name: _space(part) for name, part in view.items()})
-    if view.dtype == np.uint8:
-        return spaces.Box(0, 255, view.shape, np.uint8)
-    return spaces.Box(-np.inf, np.inf, view.shape, np.float32)
+def space_of(shown: Any) -> spaces.Space[Any]:
+    """Return the space of one world's view (NumPy)."""
+    if isinstance(shown, Mapping):
+        return spaces.Dict({name: space_of(part) for name, part in shown.items()})
+    if shown.dtype == np.uint8:
+        return spaces.Box(0, 255, shown.shape, np.uint8)
+    return spaces.Box(-np.inf, np.inf, shown.shape, np.float32)

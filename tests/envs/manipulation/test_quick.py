@@ -13,9 +13,10 @@ from palaestra.envs.manipulation.maniskill import (
     TASKS,
     ManiSkillEnv,
     ManiSkillFactory,
-    _build,
-    _registered,
+    build,
+    command,
     env_factory,
+    registered,
 )
 
 pytestmark = pytest.mark.simulator
@@ -28,7 +29,7 @@ SPARSE = ("PlugCharger-v1", "StackPyramid-v1")
 def bare_and_quick(task: str, control: str | None) -> tuple[Any, ManiSkillEnv]:
     reward = "sparse" if task in SPARSE else "normalized_dense"
     factory = ManiSkillFactory(task, control=control, reward=reward, max_steps=10**6, stop_at_success=False)
-    return _build(factory, _registered(task), None), factory()
+    return build(factory, registered(task), None), factory()
 
 
 def assert_same_episode(bare: Any, quick: ManiSkillEnv, seed: int, actions: np.ndarray) -> None:
@@ -36,8 +37,7 @@ def assert_same_episode(bare: Any, quick: ManiSkillEnv, seed: int, actions: np.n
     view, _ = quick.reset(seed=seed)
     np.testing.assert_array_equal(view, expected[0].numpy())
     for index, action in enumerate(actions):
-        command = quick._command(action)
-        expected, reward, terminated, _, info = bare.step(command)
+        expected, reward, terminated, _, info = bare.step(command(action[None], quick._arms))
         view, quick_reward, _, _, quick_info = quick.step(action)
         np.testing.assert_array_equal(view, expected[0].numpy(), err_msg=f"step {index}")
         assert quick_reward == float(reward), index
