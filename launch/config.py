@@ -71,8 +71,10 @@ class RewardConfig:
 
     success: float = 1.0
     """Weight of 1 when the task first succeeds in an episode."""
+    progress: float = 0.0
+    """Weight of the increase of the world's own reward from action to action."""
     world: float = 0.0
-    """Weight of the world's own reward."""
+    """Weight of the world's own reward; where success ends an episode, a dense one pays for dawdling."""
 
 
 @dataclass(frozen=True)
@@ -150,8 +152,8 @@ def validate(recipe: Recipe) -> None:
             f"world.count is {world.count}, which pi_rl.group = {recipe.pi_rl.group} does not divide: "
             "the worlds of a group start alike."
         )
-    if recipe.reward.success == 0 and recipe.reward.world == 0:
-        raise ValueError("reward.success and reward.world are both 0: there is nothing to maximise.")
+    if not any(dataclasses.astuple(recipe.reward)):
+        raise ValueError("reward.success, reward.progress and reward.world are all 0: there is nothing to maximise.")
 
 
 def to_json(recipe: Recipe) -> str:

@@ -41,7 +41,10 @@ def _expert(config: DemonstrationConfig, world: WorldConfig) -> list[Episode]:
     if family == "maniskill":
         from palaestra.envs.manipulation import experts
 
-        return list(experts.demonstrate(task, config.episodes, config.seed, noise=config.noise, **world.options))
+        control = world.options.get("control", "pd_joint_delta_pos")
+        if control != experts.CONTROL:
+            raise ValueError(f"the expert of {world.id} acts in {experts.CONTROL}; world.options asks for {control}.")
+        return experts.demonstrate(task, config.episodes, seed=config.seed, noise=config.noise)
     raise ValueError(
         f"{world.id} has no scripted expert: point demonstrations.source at a LeRobotDataset folder or a trajectory.h5."
     )

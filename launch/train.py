@@ -29,6 +29,7 @@ from palaestra.launch.randomness import random_state, set_random_state
 from palaestra.launch.result import write_result
 from palaestra.launch.track import Tracker
 from palaestra.rewards.core import WeightedSum, WorldReward
+from palaestra.rewards.shaping import ProgressReward
 from palaestra.rewards.success import SuccessReward
 
 KEEP = 3
@@ -132,6 +133,7 @@ class _Run:
                 name: (weight, reward)
                 for name, weight, reward in (
                     ("success", recipe.reward.success, SuccessReward(recipe.world.count)),
+                    ("progress", recipe.reward.progress, ProgressReward(recipe.world.count)),
                     ("world", recipe.reward.world, WorldReward()),
                 )
                 if weight
