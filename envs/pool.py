@@ -3,10 +3,7 @@
 Whole chunks are played inside the workers, so a worker gets one message a chunk: a few bytes that say which
 rows. Actions, observations, rewards and flags stay in shared memory (`exchange.py`).
 
-What a row does after a fault: its episode is void, its world is made anew and shows the next episode. A fault
-that comes while a row owes no answer (its worker dies, or its next episode cannot be started) is reported at
-its next turn, with that turn's actions unplayed. So every episode of a row is accounted for once, as an end
-or as a fault, and episode e always starts from the same seed.
+What happens to rows whose worlds break stands in `rows.py`.
 """
 
 from __future__ import annotations
@@ -16,7 +13,6 @@ import selectors
 import time
 import warnings
 import weakref
-from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
 
@@ -25,23 +21,15 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from palaestra.envs.core import Fault, Step, WorldSpec, episode_seed
+from palaestra.envs.core import Fault, Step, WorldSpec
 from palaestra.envs.exchange import Exchange
 from palaestra.envs.process import WorkerProcess, stop
+from palaestra.envs.rows import IDLE, PLAYING, READY, STARTING, Rows
 from palaestra.envs.spaces import Layout, action_from_json, checked_actions
 from palaestra.envs.worker import Command, Factory
 
 _LOOK = 0.25
 """Seconds between two looks at the workers' heartbeats."""
-
-
-# What a row is about. Plain numbers, because they are compared by the array.
-NEW = 0  # it has not been reset yet
-IDLE = 1  # it has reported, and waits for an action
-PLAYING = 2  # its worker plays its chunk
-STARTING = 3  # its worker makes and resets its world
-DUE = 4  # its world is started at a time in `_due`
-READY = 5  # it has something to report
 
 
 class PoolWorlds:
@@ -104,16 +92,7 @@ class PoolWorlds:
         self._timeouts = {Command.PLAY: timeout}
         self._start_timeout = start_timeout
         self._max_failures = max_failures
-        self._backoff = backoff
-        self._seed, self._group = 0, 1
         self._warned = False
-        self._phase = np.full(count, NEW)
-        self._alive = np.zeros(count, bool)
-        self._episode = np.zeros(count, np.int64)
-        self._failures = np.zeros(count, np.int64)
-        self._due: dict[int, float] = {}
-        self._faults: dict[int, Fault] = {}
-        self._pending: dict[int, deque[Fault]] = {}
         self._next_look = 0.0
         self._owner = np.arange(count) * workers // count
         self._workers = [
@@ -127,6 +106,7 @@ class PoolWorlds:
             self._start(worker)
             worker.send(Command.PROBE if worker.index == 0 and success is None else Command.DESCRIBE)
         self._describe(id, chunk, success)
+        self._rows = Rows(self._exchange, count, backoff)
 
     def reset(self, seed: int, group: int = 1) -> Step:
         """Start episode 0 of every row afresh, rows of a group alike. What is still being played is forgotten.
@@ -138,17 +118,10 @@ class PoolWorlds:
         self._check_open()
         if group < 1 or self.count % group:
             raise ValueError(f"group is {group}, expected a divisor of count={self.count}.")
-        while np.isin(self._phase, (PLAYING, STARTING)).any():
+        while np.isin(self._rows.phase, (PLAYING, STARTING)).any():
             self._pump()
-        self._seed, self._group = seed, group
-        self._episode[:] = 0
-        self._failures[:] = 0
-        self._pending.clear()
-        self._faults.clear()
-        for row in range(self.count):
-            self._exchange.void(row)
-            self._schedule(row)
-        while (self._phase != READY).any():
+        self._rows.restart(seed, group)
+        while (self._rows.phase != READY).any():
             self._pump()
         return self._collect()
 
@@ -164,14 +137,13 @@ class PoolWorlds:
         if len(set(listed)) != len(listed) or (listed and not 0 <= min(listed) <= max(listed) < self.count):
             raise ValueError(f"rows are {listed}, expected different ones from 0 to {self.count - 1}.")
         index = np.array(listed, np.int64)
-        waiting = self._phase[index] == IDLE
+        waiting = self._rows.phase[index] == IDLE
         if not waiting.all():
             row = listed[int(np.argmin(waiting))]
             raise ValueError(f"row {row} takes no action now: reset comes first, and recv after each send.")
         self._exchange.put_actions(index, checked_actions(self.spec.action, listed, action, self.spec.chunk))
-        if self._pending:
-            index = self._report_pending(index)
-        self._phase[index] = PLAYING
+        index = self._rows.report_lost(index)
+        self._rows.phase[index] = PLAYING
         for worker in self._workers:
             mine = worker.rows if len(index) == self.count else index[self._owner[index] == worker.index]
             # Where nobody waits for all rows, each answers for itself.
@@ -186,11 +158,11 @@ class PoolWorlds:
             RuntimeError: Where no actions were sent, or a world fails to start too often.
         """
         self._check_open()
-        sent = int(np.count_nonzero(self._phase > IDLE))
+        sent = int(np.count_nonzero(self._rows.phase > IDLE))
         if not sent:
             raise RuntimeError("recv waits for rows to which actions were sent: call send first.")
         wanted = sent if self._batch is None else min(sent, self._batch)
-        while np.count_nonzero(self._phase == READY) < wanted:
+        while np.count_nonzero(self._rows.phase == READY) < wanted:
             self._pump()
         return self._collect()
 
@@ -231,15 +203,11 @@ class PoolWorlds:
 
     def _collect(self) -> Step:
         """Take what the ready rows have to report."""
-        rows = np.flatnonzero(self._phase == READY)
-        self._phase[rows] = IDLE
+        rows, faults = self._rows.collect()
         exchange = self._exchange
         flags = exchange.flags[rows]
         terminated, truncated, success, success_once = torch.from_numpy(flags).unbind(1)
         ended = rows[flags[:, 0] | flags[:, 1]]
-        faults: tuple[Fault | None, ...] = ()
-        if self._faults:
-            faults = tuple(self._faults.pop(row, None) for row in rows.tolist())
         return Step(
             rows=torch.from_numpy(rows),
             observation=exchange.view.read(rows),
@@ -250,15 +218,15 @@ class PoolWorlds:
             success=success,
             success_once=success_once,
             final=exchange.final.read(ended) if ended.size else None,
-            faults=faults if any(faults) else (),
+            faults=faults,
         )
 
     def _pump(self) -> None:
         """Wait for something to happen, at most until the next look at the heartbeats, and handle it."""
         wait = _LOOK
-        if self._due:
+        if self._rows.due:
             self._start_due()
-            wait = max(0.0, min([_LOOK, *(due - time.monotonic() for due in self._due.values())]))
+            wait = max(0.0, min([_LOOK, *(due - time.monotonic() for due in self._rows.due.values())]))
         for key, _ in self._selector.select(wait):
             self._hear(key.data)
         now = time.monotonic()
@@ -268,18 +236,13 @@ class PoolWorlds:
 
     def _start_due(self) -> None:
         """Start the worlds whose time has come, and first the workers that they need."""
-        now = time.monotonic()
         for worker in self._workers:
-            rows = np.array([row for row in worker.rows if self._due.get(row, now + 1) <= now], np.int64)
+            rows = self._rows.start_due(worker.rows)
             if not rows.size:
                 continue
             if not worker.running:
                 self._start(worker)
                 worker.share(self._exchange, self._shared)
-            self._phase[rows] = STARTING
-            for row in rows.tolist():
-                del self._due[row]
-                self._aim(row, self._episode[row])
             worker.send(Command.START, rows)
 
     def _start(self, worker: WorkerProcess) -> None:
@@ -294,24 +257,19 @@ class PoolWorlds:
             self._lose(worker)
             return
         faults = [(Fault(*record[:4]), record[4]) for record in answer.get("faults", ())]
+        for fault, _ in faults:
+            self._tell(fault)
         if command not in (Command.PLAY, Command.START):
-            for fault, _ in faults:  # a world could not be made ahead of time: `START` will try again
-                self._tell(fault)
-            return
+            return  # where a world could not be made ahead of time, `START` will try again
         for fault, begun in faults:
             if begun:
                 self._exchange.void(fault.row)
-        fresh = rows
         if command == Command.PLAY:
-            fresh = rows[self._exchange.flags[rows, :2].any(1)]
-            self._episode[fresh] += 1
-        for row in fresh.tolist():
-            self._aim(row, self._episode[row] + 1)
-        self._phase[rows] = READY
-        self._alive[rows] = True
+            self._rows.play(rows)
+        else:
+            self._rows.start(np.setdiff1d(rows, [fault.row for fault, _ in faults]))
         for fault, begun in faults:
-            (self._break if begun else self._fail_start)(fault)
-        self._failures[rows[self._alive[rows]]] = 0
+            (self._rows.void if begun else self._fail_start)(fault)
 
     def _end_hung(self) -> None:
         """End the workers that have hung for too long."""
@@ -333,67 +291,24 @@ class PoolWorlds:
             how = f"worker {worker.index} was killed because row {hung.row} hung"
         for row in worker.rows.tolist():
             fault = hung if hung is not None and hung.row == row else Fault(row, "worker", f"{how}.")
-            if self._phase[row] == PLAYING:
-                self._break(fault)
-            elif self._phase[row] == STARTING:
+            if self._rows.phase[row] == PLAYING:
+                self._tell(fault)
+                self._rows.void(fault)
+            elif self._rows.phase[row] == STARTING:
+                self._tell(fault)
                 self._fail_start(fault)
-            elif self._alive[row]:
-                self._postpone(fault)
-
-    def _break(self, fault: Fault) -> None:
-        """Void the episode that a row was playing, and start the next one."""
-        self._tell(fault)
-        self._exchange.void(fault.row)
-        self._faults[fault.row] = fault
-        self._episode[fault.row] += 1
-        self._alive[fault.row] = False
-        self._schedule(fault.row)
+            elif self._rows.alive[row]:
+                self._tell(fault)
+                self._rows.lose(fault)
 
     def _fail_start(self, fault: Fault) -> None:
-        """Void an episode that could not start, and try the next one after a while."""
-        row = fault.row
-        self._postpone(fault)
-        self._failures[row] += 1
-        failures = int(self._failures[row])
+        failures, first = self._rows.fail_start(fault)
         if failures >= self._max_failures:
-            first = self._pending[row][-failures]
             self.close()
             raise RuntimeError(
-                f"row {row} of {self.spec.id} failed to start {failures} times in a row. The first time: "
+                f"row {fault.row} of {self.spec.id} failed to start {failures} times in a row. The first time: "
                 f"{first.message}\n{first.traceback}"
             )
-        # Rows that broke together come back one after the other.
-        self._schedule(row, self._backoff * 2 ** (failures - 1) * (1 + row / self.count))
-
-    def _postpone(self, fault: Fault) -> None:
-        """Void an episode of which nothing is expected now: its fault is reported at the row's next turn."""
-        self._tell(fault)
-        self._pending.setdefault(fault.row, deque()).append(fault)
-        self._episode[fault.row] += 1
-        self._alive[fault.row] = False
-
-    def _report_pending(self, index: np.ndarray) -> np.ndarray:
-        """Spend the turn of rows that have a postponed fault on reporting it; return the other rows."""
-        for row in [row for row in index.tolist() if row in self._pending]:
-            self._exchange.void(row)
-            self._faults[row] = self._pending[row].popleft()
-            if not self._pending[row]:
-                del self._pending[row]
-            if self._alive[row]:
-                self._phase[row] = READY
-            else:
-                self._schedule(row)
-            index = index[index != row]
-        return index
-
-    def _schedule(self, row: int, delay: float = 0.0) -> None:
-        self._phase[row] = DUE
-        self._due[row] = time.monotonic() + delay
-
-    def _aim(self, row: int, episode: int) -> None:
-        """Say from which episode's seed the row resets next."""
-        index = row // self._group + int(episode) * (self.count // self._group)
-        self._exchange.seed[row] = episode_seed(self._seed, index)
 
     def _tell(self, fault: Fault) -> None:
         """Bring the first fault to the user; the others are in `Step.faults`."""

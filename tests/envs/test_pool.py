@@ -286,7 +286,7 @@ def test_faults_at_random_lose_no_episode(pool: Make) -> None:
                 episodes[row] += 1
             for row in range(6):
                 # What is shown starts or goes on in an episode that is not accounted for yet.
-                if row in (step.ended | step.faulted).nonzero() and row not in worlds._pending:
+                if row in (step.ended | step.faulted).nonzero() and row not in worlds._rows._pending:
                     first = Episode(Scripted()()).start(episode_seed(SEED, row + 6 * episodes[row]))
                     assert step.observation.state is not None
                     assert step.observation.state[row].tolist() == first.tolist()
