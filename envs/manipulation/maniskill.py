@@ -289,8 +289,6 @@ def _no_questions(task: str) -> Iterator[None]:
     """Turn ManiSkill's question whether to download something, which a worker cannot answer, into an error."""
     from mani_skill.utils import download_asset
 
-    ask = download_asset.prompt_yes_no
-
     def refuse(question: str) -> bool:
         raise FileNotFoundError(
             f"{task} needs models that are not on this machine: {question.split('. ')[0]}. Get them with "
@@ -298,12 +296,10 @@ def _no_questions(task: str) -> Iterator[None]:
             "`export MS_SKIP_ASSET_DOWNLOAD_PROMPT=1`."
         )
 
-    if os.environ.get("MS_SKIP_ASSET_DOWNLOAD_PROMPT") != "1":
-        download_asset.prompt_yes_no = refuse
-    try:
+    with vulkan.replaced() as replace:
+        if os.environ.get("MS_SKIP_ASSET_DOWNLOAD_PROMPT") != "1":
+            replace(download_asset, "prompt_yes_no", refuse)
         yield
-    finally:
-        download_asset.prompt_yes_no = ask
 
 
 def _verdict(info: Mapping[str, Any]) -> dict[str, Any]:
