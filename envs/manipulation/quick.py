@@ -19,6 +19,7 @@ from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
+import sapien
 import torch
 from mani_skill.agents.base_agent import BaseAgent
 from mani_skill.agents.controllers import PDEEPosController, PDJointPosController, PDJointPosMimicController
@@ -262,6 +263,12 @@ class _Mimic(_JointPos, PDJointPosMimicController):  # type: ignore[misc]
 class _EndEffectorPos(_JointPos, PDEEPosController):  # type: ignore[misc]
     _target_pose: Any
 
+    @cached_property
+    def _solver_columns(self) -> tuple[Any, Any, Any]:
+        solver = self.kinematics
+        known, controlled = solver.pmodel_active_joint_indices, solver.pmodel_controlled_joint_indices
+        return known.numpy(), solver.qmask.numpy(), controlled.numpy()
+
     def set_action(self, action: Tensor) -> None:
         config = self.config
         if config.interpolate or not config.use_delta or config.frame != "root_translation":
@@ -275,9 +282,23 @@ class _EndEffectorPos(_JointPos, PDEEPosController):  # type: ignore[misc]
         position = self._preprocess_action(action).numpy()[0] + numbers[:3]
         rotation = -numbers[3:] if numbers[3] < 0 else numbers[3:]
         self._target_pose = _pose(position, rotation)
-        target = self.kinematics.compute_ik(pose=self._target_pose, q0=self.articulation.get_qpos())
-        self._target_qpos = self._start_qpos if target is None else target
+        self._target_qpos = self._solved(position, rotation)
         self.set_drive_targets(self._target_qpos)
+
+    def _solved(self, position: Any, rotation: Any) -> Tensor:
+        """Return the joint positions [1, J] that bring the tool to a pose, where none are found the present ones."""
+        solver = self.kinematics
+        known, free, controlled = self._solver_columns
+        result, found, _ = solver.pmodel.compute_inverse_kinematics(
+            solver.end_link_idx,
+            sapien.Pose(position, rotation),
+            initial_qpos=self.articulation._objs[0].qpos[known],
+            active_qmask=free,
+            max_iterations=100,
+        )
+        if not found:
+            return self._start_qpos
+        return torch.from_numpy(result[None, controlled].astype(np.float32))
 
 
 _QUICK: dict[type, type] = {
