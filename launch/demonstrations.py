@@ -24,7 +24,7 @@ def demonstrations(config: DemonstrationConfig, world: WorldConfig) -> list[Epis
                 f"demonstrations.source is {config.source!r}, which does not exist: give 'expert', a LeRobotDataset "
                 "folder or a trajectory.h5."
             )
-        episodes = _file(path)
+        episodes = _file(path, world)
     if len(episodes) < config.episodes:
         raise ValueError(
             f"{config.source} holds {len(episodes)} demonstrations, the recipe asks for {config.episodes}."
@@ -50,11 +50,18 @@ def _expert(config: DemonstrationConfig, world: WorldConfig) -> list[Episode]:
     )
 
 
-def _file(path: Path) -> list[Episode]:
+def _file(path: Path, world: WorldConfig) -> list[Episode]:
     if path.is_dir():
         from palaestra.envs import lerobot
 
         return list(lerobot.read(path))
     from palaestra.envs.manipulation import trajectories
 
-    return list(trajectories.read(path))
+    recording = trajectories.read(path)
+    control = world.options.get("control", "pd_joint_delta_pos")
+    if (f"maniskill/{recording.task}", recording.control) != (world.id, control):
+        raise ValueError(
+            f"{path} was recorded in {recording.task} with {recording.control} actions, but the recipe's world is "
+            f"{world.id} with control={control}."
+        )
+    return list(recording.episodes)

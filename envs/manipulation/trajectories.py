@@ -33,7 +33,7 @@ class Recording:
     """In the order of the JSON file."""
 
 
-def read_trajectories(path: str | Path, *, only_successes: bool = False, limit: int | None = None) -> Recording:
+def read(path: str | Path, *, only_successes: bool = False, limit: int | None = None) -> Recording:
     """Return the episodes of a trajectory file.
 
     Recorded with state observations, an episode has a state; with pictures, also `images` by camera, depth as

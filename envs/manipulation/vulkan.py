@@ -79,14 +79,6 @@ def find_renderer() -> Renderer | None:
     return None
 
 
-def rendering() -> str:
-    """Return one line that says what draws pictures here, or how to get something that does."""
-    renderer = find_renderer()
-    if renderer is None:
-        return f"no Vulkan device: state observations only, built with stand-ins for SAPIEN's materials. {FIX}"
-    return f"{renderer.name} ({renderer.device})"
-
-
 def _choose_driver() -> None:
     """Name SwiftShader as the Vulkan driver where nothing else can answer and nobody has named one."""
     if os.environ.get("VK_ICD_FILENAMES") or os.environ.get("VK_DRIVER_FILES"):

@@ -88,7 +88,6 @@ def test_pictures_without_a_device_are_refused_before_anything_is_built(monkeypa
     for options in ({"observation": "rgb"}, {"render_mode": "rgb_array"}):
         with pytest.raises(RuntimeError, match=r"no Vulkan device renders here.*VK_ICD_FILENAMES"):
             env_factory("PushCube-v1", **options)
-    assert "chromium" in vulkan.rendering()
 
 
 def test_state_world_speaks_numpy_and_stops_at_its_limit() -> None:

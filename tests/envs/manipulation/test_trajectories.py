@@ -12,7 +12,7 @@ import torch
 
 from palaestra.envs.manipulation.experts import CONTROL, EXPERTS
 from palaestra.envs.manipulation.maniskill import ManiSkillFactory, build, env_factory, registered
-from palaestra.envs.manipulation.trajectories import read_trajectories
+from palaestra.envs.manipulation.trajectories import read
 
 pytestmark = pytest.mark.simulator
 pytest.importorskip("mani_skill")
@@ -50,9 +50,9 @@ def copy(recording: Path, tmp_path: Path) -> Path:
 
 
 def test_a_recording_is_read_as_it_was_played(recording: Path) -> None:
-    read = read_trajectories(recording)
-    assert (read.task, read.control, len(read.episodes)) == ("PushCube-v1", CONTROL, 2)
-    first, second = read.episodes
+    found = read(recording)
+    assert (found.task, found.control, len(found.episodes)) == ("PushCube-v1", CONTROL, 2)
+    first, second = found.episodes
     assert first.success and first.seed == 11 and first.text == "push the cube onto the target"
     assert not second.success and second.seed == 12 and len(second) == 2
     env = env_factory("PushCube-v1", control=CONTROL)()
@@ -67,19 +67,19 @@ def test_a_recording_is_read_as_it_was_played(recording: Path) -> None:
 
 
 def test_successes_and_a_limit(recording: Path) -> None:
-    assert [e.seed for e in read_trajectories(recording, only_successes=True).episodes] == [11]
-    assert [e.seed for e in read_trajectories(recording, limit=1).episodes] == [11]
+    assert [e.seed for e in read(recording, only_successes=True).episodes] == [11]
+    assert [e.seed for e in read(recording, limit=1).episodes] == [11]
 
 
 def test_without_rewards_the_reward_is_success(copy: Path) -> None:
     with h5py.File(copy, "a") as file:
         del file["traj_0/rewards"]
-    reward = read_trajectories(copy).episodes[0].reward
+    reward = read(copy).episodes[0].reward
     assert reward[-1] == 1 and reward[:-1].sum() == 0
 
 
 def test_dictionaries_and_pictures_are_read(copy: Path) -> None:
-    known = read_trajectories(copy).episodes[0]
+    known = read(copy).episodes[0]
     assert known.state is not None
     views = len(known) + 1
     with h5py.File(copy, "a") as file:
@@ -93,7 +93,7 @@ def test_dictionaries_and_pictures_are_read(copy: Path) -> None:
         sensor = obs.create_group("sensor_data/front")
         sensor["rgb"] = np.full((views, 4, 4, 3), 7, np.uint8)
         sensor["depth"] = np.full((views, 4, 4, 1), 1234, np.int16)
-    (episode,) = read_trajectories(copy, limit=1).episodes
+    (episode,) = read(copy, limit=1).episodes
     assert episode.state is not None
     torch.testing.assert_close(episode.state, known.state[:, [*range(18), 20]])
     assert episode.images["front"].unique().tolist() == [7]
@@ -176,11 +176,11 @@ def test_damage_is_named_with_its_place_and_its_remedy(
 ) -> None:
     damage(copy)
     with pytest.raises(ValueError, match=message):
-        read_trajectories(copy)
+        read(copy)
 
 
 @pytest.mark.parametrize("suffix", [".h5", ".json"])
 def test_a_missing_file_is_named(copy: Path, suffix: str) -> None:
     copy.with_suffix(suffix).unlink()
     with pytest.raises(FileNotFoundError, match=rf"demos\{suffix} does not exist. A recording is two files"):
-        read_trajectories(copy)
+        read(copy)
