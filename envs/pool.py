@@ -37,6 +37,7 @@ class PoolWorlds:
 
     Example:
         >>> from functools import partial
+        >>> import gymnasium
         >>> worlds = PoolWorlds(partial(gymnasium.make, "CartPole-v1"), 4, id="CartPole-v1", workers=2)
         >>> step = worlds.reset(seed=0)
         >>> worlds.send(step.rows, torch.zeros(4, 1, dtype=torch.int64))

@@ -94,7 +94,10 @@ class WorkerProcess:
         try:
             answer = self.receive()[1]
         except (EOFError, OSError):
-            raise RuntimeError(f"{self.kill()} while it made a world.") from None
+            raise RuntimeError(
+                f"{self.kill()} while it made a world. What it printed may say why; a script that makes worlds needs "
+                "its `if __name__ == '__main__':`."
+            ) from None
         for fault in answer.get("faults", ()):
             raise RuntimeError("\n".join(fault[2:4]))
         return answer

@@ -237,6 +237,19 @@ def test_a_reset_that_fails_after_an_end_spoils_the_next_episode_only(pool: Make
     assert steps[4].ended.tolist() == [True, False] and steps[5].ended.tolist() == [False, True]
 
 
+def test_a_reset_that_hangs_is_ended_and_its_episode_given_up(pool: Make) -> None:
+    faults = {episode_seed(SEED, 2): ("hang", 0)}
+    worlds = pool(Scripted(length=2, faults=faults), 2, timeout=0.4, start_timeout=2.0)
+    with pytest.warns(RuntimeWarning, match="play: no answer for 0.4 s"):
+        steps = play(worlds, 4)
+    # Row 0's episode 0 had ended, but nobody heard of it; its episode 1 then hangs while it is started.
+    messages = [[fault.message for fault in step.faults if fault and fault.row == 0] for step in steps]
+    assert messages == [[], [], ["play: no answer for 0.4 s."], ["start: no answer for 2 s."], []]
+    third = only(Episode(Scripted()()).start(episode_seed(SEED, 4)), Scripted())
+    for step in steps[2:4]:
+        assert same_tensors(step.observation[torch.tensor([0])], third)
+
+
 def test_kill_9_from_outside_costs_the_current_episodes_of_one_worker(pool: Make, tmp_path: Path) -> None:
     worlds = pool(Scripted(length=4, pids=tmp_path), 4)
     truth = play(worlds, 6)
