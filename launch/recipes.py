@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import replace
 
 from palaestra.agents.flow.imitation import ImitationConfig
 from palaestra.agents.flow.pi_rl import PiRLConfig
-from palaestra.launch.config import DemonstrationConfig, Recipe, RewardConfig, WorldConfig
+from palaestra.launch.config import DemonstrationConfig, PolicyConfig, Recipe, RewardConfig, WorldConfig
 
 REACH = Recipe(
     name="reach",
     world=WorldConfig(id="toy/reach-v0", count=256, chunk=4),
     demonstrations=DemonstrationConfig(episodes=12),
     imitation=ImitationConfig(steps=600),
-    pi_rl=PiRLConfig(actor_rate=2e-4, batch=512),
+    policy=PolicyConfig(steps=2),
+    pi_rl=PiRLConfig(form="full", ratio="action", discount=0.9, actor_rate=3e-4, batch=512),
     reward=RewardConfig(success=0.0, world=1.0),
     iterations=40,
     decisions=8,
@@ -21,17 +23,39 @@ REACH = Recipe(
 
 PUSH_CUBE = Recipe(
     name="pi-rl-push-cube",
-    world=WorldConfig(id="maniskill/PushCube-v1", count=32, chunk=4, options={"control": "pd_ee_delta_pos", "reward": "normalized_dense"}),
-    demonstrations=DemonstrationConfig(episodes=3),
-    imitation=ImitationConfig(steps=600),
-    pi_rl=PiRLConfig(form="full", ratio="action", level=0.8, actor_rate=5e-4, batch=160),
+    world=WorldConfig(
+        id="maniskill/PushCube-v1",
+        count=32,
+        chunk=4,
+        options={"control": "pd_ee_delta_pos", "reward": "normalized_dense"},
+    ),
+    # Two transitions: the last one's noise is what reaches the action, and with more of them it is too small to explore.
+    policy=PolicyConfig(steps=2),
+    # Noisy demonstrations leave a policy that hesitates but has seen the way back; clean ones, one that is lost off it.
+    demonstrations=DemonstrationConfig(episodes=10, noise=0.3),
+    imitation=ImitationConfig(steps=400),
+    # An episode is 13 decisions: a discount near 1 would let time limits bootstrap from a critic that believes in rescue.
+    pi_rl=PiRLConfig(form="full", ratio="action", discount=0.9, epochs=6, batch=208, actor_rate=2e-4),
     reward=RewardConfig(success=1.0, progress=2.0),
-    iterations=60,
+    iterations=100,
     decisions=13,
     every=10,
+    stop_at=0.98,
 )
 
-RECIPES = {recipe.name: recipe for recipe in (REACH, PUSH_CUBE)}
+PICK_CUBE = replace(
+    PUSH_CUBE,
+    name="pi-rl-pick-cube",
+    world=replace(PUSH_CUBE.world, id="maniskill/PickCube-v1"),
+    demonstrations=DemonstrationConfig(episodes=20, noise=0.2),
+    imitation=ImitationConfig(steps=800),
+    iterations=600,
+    every=20,
+)
+
+STACK_CUBE = replace(PICK_CUBE, name="pi-rl-stack-cube", world=replace(PUSH_CUBE.world, id="maniskill/StackCube-v1"))
+
+RECIPES = {recipe.name: recipe for recipe in (REACH, PUSH_CUBE, PICK_CUBE, STACK_CUBE)}
 
 
 def recipe_named(name: str) -> Recipe:
