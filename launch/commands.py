@@ -40,9 +40,26 @@ def train_command(words: Sequence[str]) -> int:
         stamp = time.strftime("%Y%m%d-%H%M%S")
         folder = options.run or Path("runs") / f"{options.recipe.name}-{options.recipe.seed}-{stamp}"
         run = train(options.recipe, folder)
+    _film(run)
     _print_result(run)
     print(f"report: {write_report(run)}")
     return 0
+
+
+def _film(run: Path) -> None:
+    """Film the policy before and after, or say why not."""
+    from palaestra.envs.record import RenderError
+    from palaestra.launch.config import from_json
+    from palaestra.launch.film import film
+
+    recipe = from_json(run / "config.json")
+    try:
+        films = film(run, recipe, "000000", "before") + film(run, recipe)
+    except RenderError as error:
+        print(f"no video: {error}")
+        return
+    for path in films:
+        print(f"video: {path}")
 
 
 def _print_result(run: Path) -> None:

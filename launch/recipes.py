@@ -29,15 +29,15 @@ PUSH_CUBE = Recipe(
         chunk=4,
         options={"control": "pd_ee_delta_pos", "reward": "normalized_dense"},
     ),
-    # Two transitions: the last one's noise is what reaches the action, and with more of them it is too small to explore.
+    # The last transition's noise is what reaches the action; with more of them it is too small to explore.
     policy=PolicyConfig(steps=2),
     # Noisy demonstrations leave a policy that hesitates but has seen the way back; clean ones, one that is lost off it.
     demonstrations=DemonstrationConfig(episodes=10, noise=0.3),
     imitation=ImitationConfig(steps=400),
-    # An episode is 13 decisions: a discount near 1 would let time limits bootstrap from a critic that believes in rescue.
-    pi_rl=PiRLConfig(form="full", ratio="action", discount=0.9, epochs=6, batch=208, actor_rate=2e-4),
+    # An episode is 13 decisions: with a discount near 1 time limits bootstrap from a critic that believes in rescue.
+    pi_rl=PiRLConfig(form="full", ratio="action", discount=0.9, epochs=6, batch=208, actor_rate=2e-4, anneal=120),
     reward=RewardConfig(success=1.0, progress=2.0),
-    iterations=100,
+    iterations=120,
     decisions=13,
     every=10,
     stop_at=0.98,
@@ -49,8 +49,10 @@ PICK_CUBE = replace(
     world=replace(PUSH_CUBE.world, id="maniskill/PickCube-v1"),
     demonstrations=DemonstrationConfig(episodes=20, noise=0.2),
     imitation=ImitationConfig(steps=800),
+    pi_rl=replace(PUSH_CUBE.pi_rl, anneal=600),
     iterations=600,
     every=20,
+    stop_at=0.92,
 )
 
 STACK_CUBE = replace(PICK_CUBE, name="pi-rl-stack-cube", world=replace(PUSH_CUBE.world, id="maniskill/StackCube-v1"))

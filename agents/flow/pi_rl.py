@@ -77,6 +77,8 @@ class PiRLConfig:
     """Adam's step size of the policy."""
     critic_rate: float = 1e-3
     """Adam's step size of the critic."""
+    anneal: int = 0
+    """Rollouts over which both step sizes fall to a tenth, linearly, and stay; 0 keeps them as they are."""
     gradient_clip: float = 1.0
     """Largest norm of the policy's gradient, and of the critic's."""
     equal_trajectories: bool = False
@@ -147,6 +149,7 @@ class PiRL:
             {"params": list(self.critic.parameters()), "lr": config.critic_rate},
         ]
         self.optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.01)
+        self.learnt = 0
 
     @property
     def policy(self) -> FlowPolicy:
@@ -207,6 +210,7 @@ class PiRL:
         Raises:
             FloatingPointError: A loss is not finite.
         """
+        self._anneal()
         batch = self._batch(rollout)
         if not bool(batch.weight.any()):
             return {"train/decisions": 0.0}
@@ -221,6 +225,14 @@ class PiRL:
         if self.config.advantage == "gae":
             metrics["train/explained_variance"] = explained_variance(batch.value, batch.target).item()
         return metrics
+
+    def _anneal(self) -> None:
+        """Set the step sizes of this rollout, and count it."""
+        config = self.config
+        share = 1 - 0.9 * min(1.0, self.learnt / config.anneal) if config.anneal else 1.0
+        for group, rate in zip(self.optimiser.param_groups, (config.actor_rate, config.critic_rate), strict=True):
+            group["lr"] = rate * share
+        self.learnt += 1
 
     def _batch(self, rollout: Rollout) -> _Batch:
         """Return the decisions whose outcome is known, with their advantages."""
@@ -325,6 +337,7 @@ class PiRL:
             "policy": self._policy.state_dict(),
             "critic": self.critic.state_dict(),
             "optimiser": optimiser_tensors(self.optimiser),
+            "counter": {"learnt": torch.tensor(self.learnt)},
         }
         return {f"{part}.{name}": value for part, tensors in parts.items() for name, value in tensors.items()}
 
@@ -337,3 +350,4 @@ class PiRL:
         self._policy.load_state_dict(part("policy."))
         self.critic.load_state_dict(part("critic."))
         load_optimiser_tensors(self.optimiser, part("optimiser."))
+        self.learnt = int(state["counter.learnt"])

@@ -227,6 +227,15 @@ def test_state_round_trip_continues_alike() -> None:
     assert all(torch.equal(left[name], right[name]) for name in left)
 
 
+def test_step_sizes_fall_to_a_tenth_and_stay() -> None:
+    learner = learner_of(anneal=2, actor_rate=1.0, epochs=0)
+    rates = []
+    for _ in range(4):
+        learner.learn(one_step(learner)[0])
+        rates.append(learner.optimiser.param_groups[0]["lr"])
+    assert rates == pytest.approx([1.0, 0.55, 0.1, 0.1])
+
+
 def test_a_loss_that_is_not_finite_stops() -> None:
     learner = learner_of()
     rollout, _ = one_step(learner)
