@@ -1,0 +1,89 @@
+"""The README tells the truth: its commands and examples run, its figures stand in results/."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from palaestra.envs.registry import names
+from palaestra.launch.cli import COMMANDS
+from palaestra.launch.recipes import RECIPES
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def example(name: str) -> str:
+    """Return the Python block that follows `<!-- example: name -->`."""
+    found = re.search(rf"<!-- example: {name} -->\n```python\n(.*?)```", README, re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def run(words: list[str], folder: Path) -> str:
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_ten_lines_train_and_print_a_rate(tmp_path: Path) -> None:
+    """As they stand, but for a shorter run: the recipe itself is the learning test's."""
+    code = example("train").replace(
+        'recipe_named("reach")', 'replace(recipe_named("reach"), iterations=1, final_episodes=20)'
+    )
+    (tmp_path / "first.py").write_text("from dataclasses import replace\n" + code)
+    shown = run([sys.executable, "first.py"], tmp_path)
+    assert re.search(r"before: \d+% of 20 \[\d+%, \d+%\]\nafter: \d+% of 20 \[\d+%, \d+%\]", shown)
+
+
+def test_the_world_of_four_steps_keeps_the_contract(tmp_path: Path) -> None:
+    (tmp_path / "my_world.py").write_text(example("world"))
+    shown = run([sys.executable, "-m", "palaestra.launch.cli", "check", "my_world:make"], tmp_path)
+    assert "fail" not in shown.lower().replace("0 fail", "").replace("failed to", ""), shown
+
+
+@pytest.mark.parametrize("line", re.findall(r"^palaestra (.+?)(?:\s+#.*)?$", README, re.MULTILINE))
+def test_the_commands_exist_with_their_options(line: str, tmp_path: Path) -> None:
+    command, *words = line.split()
+    assert command in COMMANDS
+    options = {word for word in words if word.startswith("--") and word not in ("--help", "--resume")}
+    shown = (
+        run([sys.executable, "-m", "palaestra.launch.cli", command, *words[:1], "--help"], tmp_path) if options else ""
+    )
+    assert all(option in shown for option in options), shown
+
+
+def test_every_named_world_recipe_and_file_is_there() -> None:
+    for world in re.findall(r"`((?:toy|maniskill)/\w+-\w+)`", README):
+        assert world in names()
+    for recipe in re.findall(r"palaestra train ([a-z][\w-]+)", README):
+        assert recipe in RECIPES
+    for path in re.findall(r"\]\((results/[^)]+)\)", README) + re.findall(
+        r"`((?:results|envs|agents|launch)/[\w./]+)`", README
+    ):
+        assert (ROOT / path).exists(), path
+
+
+def test_the_table_repeats_what_the_results_say() -> None:
+    """A rate in the table is the rate of the run in the row's folder."""
+    rows = re.findall(r"^\| \[`([\w-]+)`\]\((results/[\w-]+)\) \|.*?\| ([\d.]+) .*?\| ([\d.]+) ", README, re.MULTILINE)
+    assert rows, "the README has no table of results"
+    for name, folder, before, after in rows:
+        document = json.loads((ROOT / folder / "result.json").read_text())
+        assert document["recipe"] == name
+        said = [f"{100 * entry['success_once']:.1f}" for entry in document["evaluations"]]
+        assert said == [before, after], (folder, said)
+
+
+def test_docstring_examples_run() -> None:
+    import doctest
+    import importlib
+
+    for name in ("palaestra.envs.toy", "palaestra.envs.registry", "palaestra.envs.lockstep", "palaestra.envs.pool"):
+        failed, tried = doctest.testmod(importlib.import_module(name))
+        assert tried and not failed, name
