@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -25,7 +26,7 @@ ACTIONS = 1024
 
 def worlds(
     task: str = "PushCube-v1",
-    count: int = 4,
+    count: int = 8,
     workers: int = 2,
     chunk: int = 5,
     rounds: int = 9,
@@ -47,6 +48,8 @@ def worlds(
 
     Returns:
         Steps a second (`rates`, the median over rounds) and ratios of paired turns (median, least, greatest).
+        `load` is how many processes were running before: where it is not near 0, contenders with many processes
+        got more of the machine or less, as its scheduler shares it, and the ratios say little.
     """
     from palaestra.launch.files import write_atomically
     from palaestra.launch.result import provenance
@@ -60,6 +63,7 @@ def worlds(
         "rounds": rounds,
         "seconds": seconds,
         "seed": seed,
+        "load": os.getloadavg()[0],
         "maniskill": _maniskill(task, count, workers, chunk, seed, rounds, seconds),
         "cartpole": _cartpole(16, workers, chunk, seed, rounds, seconds),
         **provenance(),
