@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from palaestra.envs.core import Fault, Observation, Step
 from palaestra.rewards.core import WeightedSum, WorldReward
 from palaestra.rewards.shaping import ProgressReward
