@@ -64,11 +64,10 @@ class PoolWorlds:
         """Start the workers, and wait until the first one has made a world.
 
         Args:
-            factory: Makes one world. Each worker process imports it by name: a function of a module, or
-                `functools.partial` of one.
+            factory: Makes one world. Workers import it by name: a module's function, or `functools.partial` of one.
             count: How many rows.
             id: The name that `spec` bears.
-            workers: How many processes, by default one a processor core.
+            workers: How many processes, by default one a core.
             chunk: How many actions one `send` carries a row.
             batch: `recv` returns as soon as this many rows are ready. By default all that were sent, which
                 makes runs repeatable.
@@ -76,8 +75,7 @@ class PoolWorlds:
             start_timeout: Seconds that making a world may take, or its first reset.
             max_failures: A row that fails to start this many times in a row stops the pool.
             backoff: Seconds before the second attempt to start a world; doubled before each further one.
-            success: The world's verdict in words. By default found by one random action in a world that is
-                thrown away.
+            success: The verdict in words. By default found by one random action in a world that is thrown away.
 
         Raises:
             TypeError: Where the factory cannot travel to another process.
@@ -96,9 +94,8 @@ class PoolWorlds:
         self._warned = False
         self._next_look = 0.0
         self._owner = np.arange(count) * workers // count
-        self._workers = [
-            WorkerProcess(index, np.flatnonzero(self._owner == index), factory) for index in range(workers)
-        ]
+        held = [np.flatnonzero(self._owner == index) for index in range(workers)]
+        self._workers = [WorkerProcess(index, rows, factory) for index, rows in enumerate(held)]
         self._resources = ExitStack()
         self._release = weakref.finalize(self, self._resources.close)
         self._selector = self._resources.enter_context(selectors.DefaultSelector())
@@ -321,4 +318,3 @@ class PoolWorlds:
                 RuntimeWarning,
                 stacklevel=2,
             )
-

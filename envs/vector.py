@@ -62,6 +62,7 @@ def world_spec(venv: VectorEnv[Any, Any, Any], layout: Layout, id: str, chunk: i
         chunk=chunk,
         max_steps=(known and known.max_episode_steps) or getattr(venv, "max_episode_steps", None) or max_steps,
         lockstep=True,
+        seeded=autoreset_mode(venv, id) is AutoresetMode.DISABLED,
         success=success,
     )
 
