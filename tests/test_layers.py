@@ -12,7 +12,8 @@ LAYERS = ("envs", "agents", "rewards", "launch")
 """From the bottom up: each may import itself and those before it."""
 HEAVY = frozenset(
     {"mani_skill", "sapien", "h5py", "pyarrow", "av", "stable_baselines3", "wandb", "trackio", "rliable"}
-    | {"matplotlib", "imageio", "tensorboard"}
+    | {"matplotlib", "imageio", "tensorboard", "transformers", "peft", "open_clip", "torchvision", "PIL"}
+    | {"fastapi", "starlette", "uvicorn", "httpx", "prometheus_client", "ray", "openai", "litserve"}
 )
 BACK_ROOMS = {"agents/baselines.py": {"stable_baselines3"}, "envs/manipulation/quick.py": {"mani_skill", "sapien"}}
 """Files that are about one package and subclass its classes: they may import it, and are imported inside functions."""
