@@ -12,6 +12,8 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from palaestra.launch.bench_exploration import exploration
+
 if TYPE_CHECKING:
     import gymnasium
     import numpy as np
@@ -73,7 +75,7 @@ def worlds(
     return result
 
 
-BENCHES: dict[str, Callable[..., dict[str, Any]]] = {"worlds": worlds}
+BENCHES: dict[str, Callable[..., dict[str, Any]]] = {"worlds": worlds, "exploration": exploration}
 """The benches by name. Each returns what it measured, ready to be written as JSON."""
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -47,19 +49,29 @@ def train_command(words: Sequence[str]) -> int:
 
 
 def _film(run: Path) -> None:
-    """Film the policy before and after, or say why not."""
+    """Film in a process of its own: this one may hold a simulator that was loaded without a renderer."""
+    subprocess.run([sys.executable, "-m", "palaestra.launch.cli", "film", str(run)], check=False)
+
+
+def film_command(words: Sequence[str]) -> int:
+    """Film a run's policies in episodes of its evaluation, or say why not."""
+    if len(words) != 1 or words[0].startswith("-"):
+        print("palaestra film RUN: films the policy before and after training; videos go to RUN/videos")
+        return 0 if words and words[0] in ("-h", "--help") else 2
     from palaestra.envs.record import RenderError
     from palaestra.launch.config import from_json
     from palaestra.launch.film import film
 
+    run = Path(words[0])
     recipe = from_json(run / "config.json")
     try:
         films = film(run, recipe, "000000", "before") + film(run, recipe)
     except RenderError as error:
         print(f"no video: {error}")
-        return
+        return 0
     for path in films:
         print(f"video: {path}")
+    return 0
 
 
 def _print_result(run: Path) -> None:
