@@ -92,9 +92,7 @@ def _rates(
     entries = []
     for level, actor in actors.items():
         found = evaluate(worlds, actor, episodes, EVALUATION_SEED, f"K = {count}, level {level}")
-        interval = found.interval("success_once")
-        entries.append(
-            {"steps": count, "level": level, "success_once": found.rate("success_once"), "interval": list(interval or ())}
-        )
+        rate, interval = found.rate("success_once"), list(found.interval("success_once") or ())
+        entries.append({"steps": count, "level": level, "success_once": rate, "interval": interval})
         print(found.summary)
     return entries

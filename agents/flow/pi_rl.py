@@ -194,7 +194,7 @@ class PiRL:
         else:
             seen = features.detach() if self.config.detach_critic else features
         value: Tensor = self.critic(seen).mean(1)
-        return value
+        return value.float()  # under autocast the critic answers in half precision
 
     @torch.no_grad()
     def _value_of(self, observation: Observation) -> Tensor:

@@ -250,3 +250,45 @@ def test_a_loss_that_is_not_finite_stops() -> None:
 def test_levels_that_do_not_fit_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PiRLConfig(**options)
+
+
+def test_the_experts_value_is_the_mean_over_the_transitions() -> None:
+    """Check 21: V_expert at rollout is the mean over K; a critic that is constant says its constant."""
+    learner = learner_of(critic="expert", form="full")
+    view = Observation(state=torch.randn(16, 3))
+    trace = learner.act(view).trace
+    context = learner.network.observe(view)
+    times = torch.linspace(1, 0, 5)[:-1]  # noise is at t = 1
+    each = [
+        learner.critic(learner.network.field(context, trace["points"][:, k], times[k].expand(16)).features)
+        for k in range(4)
+    ]
+    torch.testing.assert_close(trace["value"], torch.stack(each).mean(0).detach(), rtol=1e-4, atol=1e-5)
+    for parameter in learner.critic.parameters():
+        torch.nn.init.zeros_(parameter)
+    torch.nn.init.constant_(learner.critic[-1].bias, 0.7)
+    torch.testing.assert_close(learner.act(view).trace["value"], torch.full((16, 1), 0.7))
+
+
+def test_in_bfloat16_the_ratio_still_starts_at_one() -> None:
+    """Check 12: half precision moves a log-density, but old and new are computed alike, so no update starts off."""
+    learner = learner_of(form="full", actor_rate=0.0)
+    rollout, _ = one_step(learner)
+    exact, _ = learner._log_densities(learner._batch(rollout))
+    with torch.autocast("cpu", torch.bfloat16):
+        rough, _ = learner._log_densities(learner._batch(rollout))
+        metrics = learner.learn(rollout)
+    gap = (exact - rough).abs().max()
+    assert 0 < gap < 0.5
+    assert metrics["train/clip_fraction"] == 0 and abs(metrics["train/approximate_kl"]) < 1e-9
+
+
+def test_nothing_in_the_policy_behaves_otherwise_in_training() -> None:
+    """Check 23: no dropout and no batch statistics, so rollout and update see one network."""
+    learner = learner_of()
+    view, noise = Observation(state=torch.randn(8, 3)), torch.randn(8, 4, 2)
+    fields = []
+    for mode in (True, False):
+        learner.network.train(mode)
+        fields.append(learner.network.field(learner.network.observe(view), noise, torch.full((8,), 0.5)).velocity)
+    assert torch.equal(*fields)
