@@ -197,29 +197,25 @@ class Engine(Protocol):
 
 
 def digest(ask: Ask) -> str | None:
-    """Return what identifies an ask by its content; None where two equal asks may have different answers."""
-    if isinstance(ask, Generate) and ask.temperature > 0 and ask.seed is None:
+    """Return what identifies an ask by its content; None where two equal asks may have different answers.
+
+    An `Act` has none: policies draw their actions, and worlds that start alike (GRPO's groups) must not act alike.
+    """
+    if isinstance(ask, Act) or (isinstance(ask, Generate) and ask.temperature > 0 and ask.seed is None):
         return None
-    sha = hashlib.blake2b(digest_size=16)
-    _feed(sha, ask)
-    return sha.hexdigest()
+    return hashlib.sha256(repr(_plain(ask)).encode()).hexdigest()[:32]
 
 
-def _feed(sha: hashlib.blake2b, value: object) -> None:
-    """Hash a value with its type and length, so that no two values read the same."""
-    sha.update(type(value).__name__.encode() + b":")
+def _plain(value: object) -> object:
+    """Return a value that reads the same (`repr`) only for equal content: tensors as what they hold, hashed.
+
+    SHA-256, since processors have instructions for it: hashing a picture takes longer than all else about an ask.
+    """
     if isinstance(value, Tensor):
-        sha.update(f"{value.dtype}{list(value.shape)}".encode())
-        sha.update(value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
-    elif isinstance(value, tuple):
-        sha.update(f"{len(value)}(".encode())
-        for item in value:
-            _feed(sha, item)
-    elif isinstance(value, dict):
-        _feed(sha, tuple(sorted(value.items())))
-    elif hasattr(value, "__dataclass_fields__"):
-        for name in value.__dataclass_fields__:
-            _feed(sha, getattr(value, name))
-    else:
-        text = repr(value).encode()
-        sha.update(f"{len(text)};".encode() + text)
+        content = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+        return str(value.dtype), tuple(value.shape), hashlib.sha256(content).digest()
+    if isinstance(value, tuple):
+        return tuple(_plain(item) for item in value)
+    if hasattr(value, "__dataclass_fields__"):
+        return type(value).__name__, *(_plain(getattr(value, name)) for name in value.__dataclass_fields__)
+    return value
