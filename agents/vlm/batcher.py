@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
+from typing import Literal
 
 from palaestra.agents.vlm.core import Ask, AskError, Engine, EngineError, Reply, ServerLostError, digest
 from palaestra.agents.vlm.desk import Batch, Desk, Outcomes
@@ -107,6 +108,16 @@ class Batcher:
     def engine(self) -> Engine:
         """The present engine."""
         return self._desk.engine
+
+    @property
+    def state(self) -> Literal["open", "draining", "closed"]:
+        """Whether it takes asks, finishes its last ones, or does nothing more (because it was told to, or hung)."""
+        return "closed" if self._closed else "draining" if self._refusing else "open"
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no room in the queue now."""
+        return self._desk.depth >= self._desk.max_queue
 
     @property
     def depth(self) -> int:

@@ -19,11 +19,16 @@ from palaestra.agents.vlm.fields import FieldError
 
 
 class TokenError(PermissionError):
-    """No token came with the request, or a wrong one, or what was asked is not allowed. HTTP 401 or 403."""
+    """No token came with the request, or a wrong one. HTTP 401."""
+
+
+class ForbiddenError(TokenError):
+    """The token does not allow this. HTTP 403."""
 
 
 STATUSES: tuple[tuple[type[Exception], int, str, str | None], ...] = (
     (AskError, 400, "invalid_request_error", None),
+    (ForbiddenError, 403, "permission_error", "forbidden"),
     (TokenError, 401, "authentication_error", "invalid_api_key"),
     (UnknownModelError, 404, "invalid_request_error", "model_not_found"),
     (WeightsError, 409, "conflict_error", "weights_refused"),
@@ -36,7 +41,6 @@ STATUSES: tuple[tuple[type[Exception], int, str, str | None], ...] = (
 
 _BY_STATUS = {status: error for error, status, _, _ in STATUSES} | {
     **dict.fromkeys((405, 408, 411, 413, 415, 422), AskError),
-    403: TokenError,
     502: ServerLostError,
 }
 

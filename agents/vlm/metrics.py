@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Upper bounds of the buckets of durations."""
@@ -84,6 +84,11 @@ class Metrics:
     """Size of a batch over the largest allowed, one a batch."""
     padding: Histogram = field(default_factory=lambda: Histogram(SHARES))
     """Share of a batch's room that pads the short asks to the longest, one a batch."""
+
+    def numbers(self) -> dict[str, float]:
+        """Return every count by its name, and the mean of each histogram."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: value.mean if isinstance(value, Histogram) else value for name, value in values.items()}
 
     def snapshot(self, depth: int, waiting: int, in_flight: int) -> Metrics:
         """Return a copy with these gauges, which later counting leaves as it is."""
