@@ -130,13 +130,16 @@ class Batcher:
             desk = self._desk
             return desk.counts.snapshot(desk.depth, len(desk.lobby), desk.in_flight)
 
-    def ask_nowait(self, ask: Ask, *, deadline: float | None = None, priority: int = 0) -> Future[Reply]:
+    def ask_nowait(
+        self, ask: Ask, *, deadline: float | None = None, priority: int = 0, wait: bool = False
+    ) -> Future[Reply]:
         """Ask and return at once with a future; cancelling it takes the ask back unless the model is at it.
 
         Args:
             ask: The question.
             deadline: Seconds from now by which the model must have begun.
             priority: One of `PRIORITIES`, higher is more urgent.
+            wait: Whether the ask (not the caller) waits for room where the queue is full, instead of being refused.
 
         Raises:
             AskError: The engine can never answer this.
@@ -144,7 +147,7 @@ class Batcher:
             ServerLostError: The batcher is closed or draining.
         """
         future = _Future(self)
-        future.waiter = self._submit(ask, future, None, deadline, priority, wait=False)
+        future.waiter = self._submit(ask, future, None, deadline, priority, wait)
         return future
 
     def ask(self, ask: Ask, *, deadline: float | None = None, priority: int = 0, wait: bool = True) -> Reply:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from palaestra.agents.vlm.core import (
@@ -43,6 +44,13 @@ _BY_STATUS = {status: error for error, status, _, _ in STATUSES} | {
     **dict.fromkeys((405, 408, 411, 413, 415, 422), AskError),
     502: ServerLostError,
 }
+
+
+def unknown_model(name: str, names: Collection[str]) -> UnknownModelError:
+    """Return the error that names the nearest models."""
+    near = difflib.get_close_matches(name, names, 3, 0.4)
+    hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"There are {', '.join(names) or 'none'}."
+    return UnknownModelError(f"no model is called {name[:80]!r}. {hint}")
 
 
 def write(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:

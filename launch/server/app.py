@@ -14,7 +14,6 @@ from typing import Any, TypeAlias
 
 from palaestra.agents.vlm import faults, packing
 from palaestra.agents.vlm.batcher import Batcher
-from palaestra.agents.vlm.core import UnknownModelError
 from palaestra.agents.vlm.faults import TokenError
 from palaestra.launch.server import bodies
 from palaestra.launch.server.bodies import BodyTooLargeError, GoneError, Held, Limits, Receive, SlowBodyError
@@ -127,9 +126,7 @@ class App:
         """
         batcher = self.models.get(name)
         if batcher is None:
-            near = difflib.get_close_matches(name, self.models, 3, 0.4)
-            hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"There are {', '.join(self.models)}."
-            raise UnknownModelError(f"no model is called {name[:80]!r}. {hint}")
+            raise faults.unknown_model(name, self.models)
         return batcher
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
