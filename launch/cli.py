@@ -15,6 +15,7 @@ COMMANDS = {
     "demo": "few-shot imitation and π_RL on ManiSkill PushCube, with a report: palaestra demo",
     "list": "list worlds, recipes and benches",
     "check": "check that a world keeps the contract: palaestra check WORLD",
+    "serve": "answer asks to models over HTTP, many in one batch: palaestra serve --model NAME=ENGINE:PATH",
     "doctor": "say what this machine can run and how to mend what is missing",
     "bench": "measure speed: palaestra bench BENCH",
 }

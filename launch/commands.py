@@ -222,6 +222,14 @@ def check_command(words: Sequence[str]) -> int:
     return 0 if report.passed else 1
 
 
+def serve_command(words: Sequence[str]) -> int:
+    """Serve models until stopped."""
+    from palaestra.launch.serve import ServeOptions, serve
+
+    serve(tyro.cli(ServeOptions, prog="palaestra serve", args=list(words)))
+    return 0
+
+
 def doctor_command(words: Sequence[str]) -> int:
     """Print what this machine can run."""
     from palaestra.launch.doctor import doctor

@@ -80,7 +80,14 @@ class Client(ABC):
         return await asyncio.wrap_future(self._begin(model, ask, None, deadline, priority, wait=True))
 
     def ask_nowait(
-        self, model: str, ask: Ask, *, key: Hashable = None, deadline: float | None = None, priority: int = 0
+        self,
+        model: str,
+        ask: Ask,
+        *,
+        key: Hashable = None,
+        deadline: float | None = None,
+        priority: int = 0,
+        wait: bool = False,
     ) -> Future[Reply]:
         """Ask and go on at once.
 
@@ -93,8 +100,9 @@ class Client(ABC):
             key: If given, `poll` will return the outcome under it.
             deadline: Seconds from now by which the model must have begun.
             priority: From -10 to 10, higher is more urgent.
+            wait: Whether the ask (not the caller) waits for room where the model's queue is full.
         """
-        return self._begin(model, ask, key, deadline, priority, wait=False)
+        return self._begin(model, ask, key, deadline, priority, wait)
 
     def poll(self) -> list[tuple[Hashable, Reply | Exception]]:
         """Return what has come of the asks with a key since the last call, in the order in which it came.
