@@ -76,6 +76,8 @@ class Vehicles:
     """[W, A] float32."""
     alive: Tensor
     """[W, A] bool: it exists."""
+    allowed: Tensor
+    """[W, A] float32, m/s: what limit and curves allow from here on."""
 
     lane: Tensor
     """[W, A] int64."""
@@ -230,7 +232,7 @@ def blank(worlds: int, vehicles: int, walkers: int, device: torch.device | str) 
         Vehicles(
             x=real(w, a, value=FAR), y=real(w, a, value=FAR), yaw=real(w, a), cos=real(w, a, value=1.0),
             sin=real(w, a), speed=real(w, a), acceleration=real(w, a), length=real(w, a, value=4.5),
-            width=real(w, a, value=1.9), alive=no(w, a),
+            width=real(w, a, value=1.9), alive=no(w, a), allowed=real(w, a),
             lane=whole(w, a), station=real(w, a), offset=real(w, a), beside=whole(w, a, value=-1),
             beside_scale=real(w, a, value=1.0), ahead=whole(w, a, 2, value=-1), previous=whole(w, a, value=-1),
             odometer=real(w, a),

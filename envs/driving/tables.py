@@ -1,0 +1,272 @@
+"""What the step of a world looks up in an arena, packed so that one gather fetches a row, and computed once.
+
+Whole numbers are kept as float32 beside the others; all are far below 2²⁴, so none is rounded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+from palaestra.envs.driving.arena import SPACING, Arena, Control
+
+SIDE = 2.0
+"""m/s²: the lateral acceleration up to which drivers take a curve."""
+SLOWING = 2.0
+"""m/s²: how drivers slow down for a curve ahead."""
+NEVER = 1e6
+"""Metres: a station that is never reached."""
+
+
+class OfPoint(IntEnum):
+    """Columns of `Tables.points`."""
+
+    X = 0
+    Y = 1
+    YAW = 2
+    CURVATURE = 3
+    SPEED = 4
+
+
+class OfLane(IntEnum):
+    """Columns of `Tables.lanes`."""
+
+    LENGTH = 0
+    DENSITY = 1
+    FIRST = 2
+    LAST = 3
+    ENTRY = 4
+    CONTROL = 5
+    GROUP = 6
+    JUNCTION = 7
+    HALF_WIDTH = 8
+    DROPS = 9
+    """It ends where the lane beside it goes on."""
+
+
+class OfRoute(IntEnum):
+    """Columns of `Tables.routes`."""
+
+    X = 0
+    Y = 1
+    YAW = 2
+    CURVATURE = 3
+    SPEED = 4
+    """m/s that curves and limits from here on allow."""
+    LIMIT = 5
+    HALF_WIDTH = 6
+    LANE = 7
+    STATION = 8
+    COMMAND = 9
+    LINE = 10
+    """Station on the route of the next line with a signal or a stop sign."""
+    CONTROL = 11
+    GROUP = 12
+    AHEAD = 13
+    """The lane after this one, or -1."""
+    CROSSWALK = 14
+    CROSSWALK_AT = 15
+    LEFT = 16
+    RIGHT = 17
+
+
+class OfConflict(IntEnum):
+    """Columns of `Tables.conflicts`: of this lane and of the other one."""
+
+    FROM = 0
+    TO = 1
+    OTHER_FROM = 2
+    OTHER_TO = 3
+    WAITS = 4
+    OTHER_WAITS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """What is looked up; P, L, R, Q and M as in `Arena`."""
+
+    points: Tensor
+    """[P, 5] float32, see `OfPoint`."""
+    lanes: Tensor
+    """[L, 10] float32, see `OfLane`."""
+    ways: Tensor
+    """[L] int64: how many successors a lane has."""
+    routes: Tensor
+    """[R · Q, 18] float32, see `OfRoute`."""
+    route_points: Tensor
+    """[R · Q, 2] float32: where the points are."""
+    route_length: Tensor
+    """[R] float32: metres, the station of the last point."""
+    most: int
+    """Q."""
+    number: Tensor
+    """[L] int64: a junction lane's number in its map, from 1 on; 0 of lanes without conflicts."""
+    numbers: int
+    """How many numbers the map with the most has, the 0 included."""
+    pairs: Tensor
+    """[M · numbers²] int64: the row of `conflicts` that two junction lanes of a map have; 0 for none."""
+    conflicts: Tensor
+    """[N, 6] float32, see `OfConflict`; row 0 is a conflict that is always over."""
+    spawns: Tensor
+    """[M] int64: how many places a map has where traffic may start."""
+    crosswalks: Tensor
+    """[X, 5] float32: x, y of one end, the way to the other end in x and y, and its length."""
+    most_crosswalks: int
+    """How many crosswalks the map with the most has."""
+
+
+def tabulate(arena: Arena) -> Tables:
+    """Return the tables of an arena, on its device."""
+    points, entry = _points(arena)
+    number, numbers, pairs, conflicts = _conflicts(arena)
+    ends = arena.crosswalk
+    way = ends[:, 1] - ends[:, 0]
+    crosswalks = torch.cat((ends[:, 0], way, torch.linalg.vector_norm(way, dim=1, keepdim=True)), 1)
+    if not len(crosswalks):
+        crosswalks = torch.tensor([[NEVER, NEVER, 0.0, 0.0, 1.0]], device=ends.device)
+    return Tables(
+        points=points,
+        lanes=_lanes(arena, entry),
+        ways=(arena.successors >= 0).sum(1),
+        routes=_routes(arena).flatten(0, 1).contiguous(),
+        route_points=arena.route_position.flatten(0, 1).contiguous(),
+        route_length=(arena.route_count - 1) * SPACING,
+        most=arena.route_position.shape[1],
+        number=number,
+        numbers=numbers,
+        pairs=pairs,
+        conflicts=conflicts,
+        spawns=arena.spawn_range[:, 1] - arena.spawn_range[:, 0],
+        crosswalks=crosswalks,
+        most_crosswalks=max(1, int((arena.crosswalk_range[:, 1] - arena.crosswalk_range[:, 0]).max())),
+    )
+
+
+def allowed_speed(limit: Tensor, curvature: Tensor, spacing: Tensor) -> Tensor:
+    """Return the speed at each point of N padded chains [N, n] at which curves and limits further on can be met.
+
+    Args:
+        limit: [N, n] m/s.
+        curvature: [N, n] 1/m.
+        spacing: [N] metres between points.
+    """
+    speed = torch.minimum(limit, (SIDE / curvature.abs().clamp(min=1e-4)).sqrt())
+    squares = speed.square()
+    for index in range(speed.shape[1] - 2, -1, -1):
+        later = squares[:, index + 1] + 2 * SLOWING * spacing
+        squares[:, index] = torch.minimum(squares[:, index], later)
+    return squares.sqrt()
+
+
+def _points(arena: Arena) -> tuple[Tensor, Tensor]:
+    """Return the table of points, and the speed at which each lane may be entered [L]."""
+    most = int(arena.count.max())
+    index = arena.first[:, None] + torch.arange(most, device=arena.first.device).clamp(
+        max=(arena.count - 1)[:, None]
+    )
+    spacing = arena.length / (arena.count - 1)
+    padded = allowed_speed(arena.limit[index], arena.curvature[index], spacing)
+    speed = torch.zeros_like(arena.limit)
+    speed[index.flip(1)] = padded.flip(1)  # a lane's last point is written from its own column last
+    columns = (arena.position[:, 0], arena.position[:, 1], arena.yaw, arena.curvature, speed)
+    return torch.stack(columns, 1), padded[:, 0]
+
+
+def _lanes(arena: Arena, entry: Tensor) -> Tensor:
+    """Return the table of lanes."""
+    goes_on = arena.successors[:, 0] >= 0
+    beside = torch.stack((arena.left, arena.right), 1)
+    drops = ~goes_on & ((beside >= 0) & goes_on[beside.clamp(min=0)]).any(1)
+    columns = (
+        arena.length,
+        (arena.count - 1) / arena.length,
+        arena.first,
+        arena.first + arena.count - 1,
+        entry,
+        arena.control,
+        arena.signal,
+        arena.junction,
+        arena.half_width[arena.first + arena.count // 2],
+        drops,
+    )
+    return torch.stack([column.float() for column in columns], 1)
+
+
+def _routes(arena: Arena) -> Tensor:
+    """Return the table of routes, [R, Q, 18]."""
+    lane, station = arena.route_lane, arena.route_station
+    here = torch.arange(lane.shape[1], device=lane.device).expand_as(lane)
+    after = torch.cat((lane[:, 1:], lane[:, -1:]), 1)
+    follows = (arena.successors[lane] == after[..., None]).any(2) & (after != lane)
+    control = arena.control[lane]
+    ruled = follows & ((control == Control.SIGNAL) | (control == Control.STOP))
+    line, at = _next(ruled, here * SPACING + arena.length[lane] - station)
+    _, leaves = _next(follows, here.float())
+    step = (arena.crossing_at[lane] - station[..., None])
+    crosses = (arena.crossing[lane] >= 0) & (step >= 0) & (step < SPACING * 1.05)
+    walk, walk_at = _next(crosses.any(2), here * SPACING + torch.where(crosses, step, 0.0).amax(2))
+    crosswalk = torch.where(crosses, arena.crossing[lane], -1).amax(2)
+    spacing = torch.full((len(lane),), SPACING, device=lane.device)
+    columns = (
+        arena.route_position[..., 0],
+        arena.route_position[..., 1],
+        arena.route_yaw,
+        arena.route_curvature,
+        allowed_speed(arena.route_limit, arena.route_curvature, spacing),
+        arena.route_limit,
+        arena.route_half_width,
+        lane,
+        station,
+        arena.route_command,
+        at,
+        torch.where(line >= 0, control.gather(1, line.clamp(min=0)), 0),
+        torch.where(line >= 0, arena.signal[lane].gather(1, line.clamp(min=0)), -1),
+        torch.where(leaves < NEVER, after.gather(1, leaves.long().clamp(max=lane.shape[1] - 1)), -1),
+        torch.where(walk >= 0, crosswalk.gather(1, walk.clamp(min=0)), -1),
+        walk_at,
+        arena.left[lane],
+        arena.right[lane],
+    )
+    return torch.stack([column.float() for column in columns], 2)
+
+
+def _next(mark: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where, from each point on, the next mark is, and its value: [R, Q] int64 or -1, float32 or `NEVER`."""
+    count = mark.shape[1]
+    index = torch.where(mark, torch.arange(count, device=mark.device), count)
+    first = index.flip(1).cummin(1).values.flip(1)
+    found = first < count
+    at = torch.where(found, value.gather(1, first.clamp(max=count - 1)), NEVER)
+    return torch.where(found, first, -1), at
+
+
+def _conflicts(arena: Arena) -> tuple[Tensor, int, Tensor, Tensor]:
+    """Return the numbers of junction lanes, how many a map has, and the tables `pairs` and `conflicts`."""
+    device = arena.conflict.device
+    lane, slot = (arena.conflict >= 0).nonzero(as_tuple=True)
+    other = arena.conflict[lane, slot]
+    inside = torch.zeros(len(arena.length), dtype=torch.bool, device=device)
+    inside[lane] = inside[other] = True
+    first = arena.lane_range[:, 0][arena.lane_map]
+    count = inside.long().cumsum(0)
+    before = count - inside.long()
+    number = torch.where(inside, count - before[first], 0)
+    numbers = int(number.max()) + 1
+    pairs = torch.zeros(arena.maps * numbers**2, dtype=torch.int64, device=device)
+    rows = torch.arange(1, len(lane) + 1, device=device)
+    pairs[(arena.lane_map[lane] * numbers + number[lane]) * numbers + number[other]] = rows
+    other_waits = ((arena.conflict[other] == lane[:, None]) & arena.gives_way[other]).any(1)
+    values = torch.cat(
+        (
+            arena.conflict_here[lane, slot],
+            arena.conflict_there[lane, slot],
+            arena.gives_way[lane, slot][:, None].float(),
+            other_waits[:, None].float(),
+        ),
+        1,
+    )
+    over = torch.tensor([[-NEVER, -NEVER, -NEVER, -NEVER, 0.0, 0.0]], device=device)
+    return number, numbers, pairs, torch.cat((over, values))
