@@ -20,9 +20,8 @@ from palaestra.launch.server.run import background
 
 @contextmanager
 def server(name: str, delay: float = 0.0) -> Iterator[str]:
-    with Batcher(EchoEngine(delay, name)) as batcher:
-        with background(App({"echo": batcher}, ROUTES, drain_seconds=0)) as url:
-            yield url
+    with Batcher(EchoEngine(delay, name)) as echo, background(App({"echo": echo}, ROUTES, drain_seconds=0)) as url:
+        yield url
 
 
 def hello(text: str) -> Generate:
