@@ -1,0 +1,337 @@
+"""The `transformers` engine: the next turn of a conversation with pictures, from any image-text-to-text checkpoint."""
+
+from __future__ import annotations
+
+import copy
+import re
+import threading
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from palaestra.agents.vlm.checkpoint import (
+    Checkpoint,
+    check_same_kind,
+    has_tokenizer,
+    is_adapter,
+    read_checkpoint,
+    version_of,
+)
+from palaestra.agents.vlm.core import Answer, Ask, AskError, Generate, Picture, Text, WeightsError
+from palaestra.agents.vlm.generation import continue_prompts, score_choices
+
+Skeleton = tuple[tuple[str, tuple[str | tuple[int, int], ...]], ...]
+"""A conversation with the height and width of each picture in its place."""
+KEPT = 4096
+"""Prompts whose lengths are remembered."""
+
+
+class TransformersEngine:
+    """Answers `Generate` with a transformers model; text-only causal models are taken too.
+
+    A picture's pixels go straight from the ask to the processor, all of a batch at once. Text in a message is never
+    read as a special token, so no message can forge a turn or a picture. Choices are compared as whole answers: one
+    that another begins with is scored with the token that ends it, so that no two of them can both be the answer.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        device: str = "cpu",
+        dtype: torch.dtype | str = "auto",
+        adapter: Path | None = None,
+        version: str | None = None,
+        max_context: int | None = None,
+        processor: Path | None = None,
+    ) -> None:
+        """Load a checkpoint.
+
+        Args:
+            path: Folder that `save_pretrained` wrote, with safetensors.
+            device: Where the model runs.
+            dtype: Of the weights; "auto" for the one they are stored in.
+            adapter: Folder of a LoRA adapter of `peft`, merged into the weights.
+            version: Name of the weights; a digest of the files if not given (see `checkpoint.version_of`).
+            max_context: Most tokens of prompt and answer together; what the model was made for if not given.
+            processor: Folder of processor and tokenizer, if they are not with the weights.
+
+        Raises:
+            WeightsError: A file is missing, damaged or of another architecture.
+        """
+        self._path, self._processor_path = path, processor or path
+        self._device, self._dtype = device, dtype
+        self._max_context = max_context
+        folders = (path,) if adapter is None else (path, adapter)
+        self._version = version or version_of(*folders)
+        self._checkpoint = read_checkpoint(
+            path, processor=self._processor_path, adapter=adapter, device=device, dtype=dtype
+        )
+        text = self._checkpoint.model.config.get_text_config()
+        self.context: int = max_context or getattr(text, "max_position_embeddings", None) or 2**31
+        """Most tokens of prompt and answer together."""
+        self._ends = _ends(self._checkpoint)
+        words = [token.content for token in self._checkpoint.tokenizer.added_tokens_decoder.values()]
+        self._special = re.compile("|".join(map(re.escape, words)) or "(?!)")
+        # Fast tokenizers may not be used by two threads at once: `check` and `size` have a copy, under a lock.
+        self._counter, self._counting = copy.deepcopy(self._checkpoint.processor), threading.Lock()
+        self._length = lru_cache(KEPT)(self._count)
+        self._picture_length = lru_cache(KEPT)(self._count_picture)
+
+    @property
+    def version(self) -> str:
+        """The name of the weights."""
+        return self._version
+
+    @property
+    def takes_pictures(self) -> bool:
+        """Whether the model sees."""
+        return self._checkpoint.takes_pictures
+
+    def check(self, ask: Ask) -> None:
+        """Raise `AskError` for an ask that this engine can never answer; any thread may call it."""
+        if not isinstance(ask, Generate):
+            raise AskError(f"this model generates text: it takes Generate, not {type(ask).__name__}.")
+        _check_parameters(ask)
+        _check_messages(ask, self.takes_pictures)
+        most = self.context - (self._longest_choice(ask) if ask.choices else ask.max_tokens)
+        length = self._length(_skeleton(ask))
+        if length > most:
+            raise AskError(
+                f"the prompt has {length} tokens and {self.context - most} are kept for the answer, but the model's "
+                f"context is {self.context}; shorten the prompt, shrink its pictures or lower max_tokens."
+            )
+
+    def size(self, ask: Ask) -> int:
+        """Return how many tokens the prompt and the longest answer to it have."""
+        if not isinstance(ask, Generate):
+            return 1
+        return self._length(_skeleton(ask)) + (self._longest_choice(ask) if ask.choices else ask.max_tokens)
+
+    def answer(self, asks: Sequence[Ask]) -> Sequence[Answer | Exception]:
+        """Answer a batch, in order: asks with choices in one group, the others in another."""
+        answers: list[Answer | Exception] = [AskError(f"not a Generate: {type(ask).__name__}") for ask in asks]
+        for group in (self._choose, self._continue):
+            chosen = group == self._choose
+            places = [i for i, ask in enumerate(asks) if isinstance(ask, Generate) and bool(ask.choices) == chosen]
+            if places:
+                made = group([ask for i in places if isinstance(ask := asks[i], Generate)])
+                for place, text in zip(places, made, strict=True):
+                    answers[place] = text
+        return answers
+
+    def load(self, path: Path) -> TransformersEngine:
+        """Return an engine with other weights: a checkpoint's, or these ones' base with another adapter.
+
+        Args:
+            path: Folder of a whole checkpoint (its own processor is used if it has one) or of a LoRA adapter.
+
+        Raises:
+            WeightsError: They are of another architecture, or unreadable; this engine is as it was.
+        """
+        adapter = path if is_adapter(path) else None
+        base = self._path if adapter else path
+        processor = base if adapter is None and has_tokenizer(path) else self._processor_path
+        if adapter is None:
+            check_same_kind(self._checkpoint, path)
+        return TransformersEngine(
+            base, device=self._device, dtype=self._dtype, adapter=adapter, max_context=self._max_context,
+            processor=processor,
+        )
+
+    def _continue(self, asks: Sequence[Generate]) -> list[Text]:
+        """Answer asks without choices."""
+        inputs = self._inputs(asks)
+        made = continue_prompts(self._checkpoint.model, inputs, asks, self._decode, self._ends)
+        return [
+            Text(
+                text=one.text,
+                tokens=tuple(one.tokens),
+                token_texts=_token_texts(self._decode, one.tokens) if ask.logprobs else (),
+                logprobs=tuple(one.logprobs),
+                finish=one.finish,
+                prompt_tokens=count,
+            )
+            for ask, one, count in zip(asks, made, _lengths(inputs), strict=True)
+        ]
+
+    def _choose(self, asks: Sequence[Generate]) -> list[Text]:
+        """Answer asks with choices."""
+        inputs = self._inputs(asks)
+        choices = [self._choice_tokens(ask.choices) for ask in asks]
+        scored = score_choices(self._checkpoint.model, inputs, choices)
+        texts = []
+        for ask, tokens, logprobs, count in zip(asks, choices, scored, _lengths(inputs), strict=True):
+            scores = tuple(map(sum, logprobs))
+            best = scores.index(max(scores))
+            texts.append(
+                Text(
+                    text=ask.choices[best],
+                    tokens=tuple(tokens[best]),
+                    token_texts=_token_texts(self._decode, tokens[best]) if ask.logprobs else (),
+                    logprobs=tuple(logprobs[best]) if ask.logprobs else (),
+                    prompt_tokens=count,
+                    scores=scores,
+                )
+            )
+        return texts
+
+    def _inputs(self, asks: Sequence[Generate]) -> dict[str, Tensor]:
+        """Return the model's inputs for the prompts of asks, padded on the left, on its device."""
+        conversations = [[_turn(m.role, m.content, self.takes_pictures) for m in ask.messages] for ask in asks]
+        options = {"padding": True, "return_tensors": "pt"}
+        inputs = self._template(self._checkpoint.processor, conversations, options)
+        model = self._checkpoint.model
+        return {
+            name: value.to(model.device, model.dtype if value.is_floating_point() else None)
+            for name, value in inputs.items()
+        }
+
+    def _template(
+        self, processor: Any, conversations: list[list[dict[str, Any]]], options: dict[str, Any] | None = None
+    ) -> Any:
+        """Put conversations through the chat template, without reading special tokens in what was said."""
+        forged = any(self._special.search(text) for conversation in conversations for text in _texts(conversation))
+        # A processor takes the options for its tokenizer apart, a tokenizer does not.
+        sees = hasattr(processor, "image_processor")
+        return processor.apply_chat_template(
+            conversations, tokenize=True, return_dict=True, add_generation_prompt=True, sanitize_control_tokens=forged,
+            chat_template=self._checkpoint.processor.chat_template,
+            **({"processor_kwargs": options} if sees else options or {}),
+        )
+
+    def _decode(self, tokens: list[int]) -> str:
+        """Return what tokens read as."""
+        decoded: str = self._checkpoint.tokenizer.decode(
+            tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return decoded
+
+    def _choice_tokens(self, choices: tuple[str, ...]) -> list[list[int]]:
+        """Return the tokens of each choice, with the one that ends it where another choice goes on."""
+        encoded = self._checkpoint.tokenizer(list(choices), add_special_tokens=False)["input_ids"]
+        end = min(self._ends)
+        return [
+            [*one, end] if any(len(other) > len(one) and other[: len(one)] == one for other in encoded) else one
+            for one in encoded
+        ]
+
+    def _longest_choice(self, ask: Generate) -> int:
+        """Return a bound on the tokens of a choice: none has more than it has bytes."""
+        return max(len(choice.encode()) for choice in ask.choices) + 1
+
+    def _count(self, skeleton: Skeleton) -> int:
+        """Return how many tokens a prompt has."""
+        conversation = [_turn(role, content, self.takes_pictures) for role, content in skeleton]
+        sizes = [part for _, content in skeleton for part in content if isinstance(part, tuple)]
+        with self._counting:
+            return self._count_text(conversation) + sum(self._picture_length(*size) for size in sizes)
+
+    def _count_text(self, conversation: list[dict[str, Any]]) -> int:
+        """Return how many tokens a prompt has if each picture is but a mark."""
+        tokenizer = getattr(self._counter, "tokenizer", self._counter)
+        return len(self._template(tokenizer, [conversation])["input_ids"][0])
+
+    def _count_picture(self, height: int, width: int) -> int:
+        """Return how many tokens a picture has more than its mark, from what the processor makes of a blank one."""
+        blank = torch.zeros(height, width, 3, dtype=torch.uint8)
+        try:
+            seen = self._template(self._counter, [[_turn("user", (Picture(blank),), True)]])
+        except Exception as error:
+            raise AskError(f"this model cannot take a picture of {height} x {width} pixels: {error}") from error
+        return len(seen["input_ids"][0]) - self._count_text([_turn("user", ((height, width),), True)])
+
+
+def _skeleton(ask: Generate) -> Skeleton:
+    """Return what the length of a prompt depends on."""
+    return tuple(
+        (
+            message.role,
+            tuple(
+                part if isinstance(part, str) else (part.pixels.shape[0], part.pixels.shape[1])
+                for part in message.content
+            ),
+        )
+        for message in ask.messages
+    )
+
+
+def _turn(role: str, content: Sequence[str | Picture | tuple[int, int]], sees: bool) -> dict[str, Any]:
+    """Return a turn as chat templates take it; a picture of which only the size is given is but a mark."""
+    if not sees:
+        return {"role": role, "content": "".join(part for part in content if isinstance(part, str))}
+    parts: list[dict[str, Any]] = []
+    for part in content:
+        if isinstance(part, str):
+            parts.append({"type": "text", "text": part})
+        elif isinstance(part, Picture):
+            parts.append({"type": "image", "image": part.pixels.permute(2, 0, 1)})
+        else:
+            parts.append({"type": "image"})
+    return {"role": role, "content": parts}
+
+
+def _texts(conversation: list[dict[str, Any]]) -> list[str]:
+    """Return what is said in a conversation."""
+    texts = []
+    for turn in conversation:
+        content = turn["content"]
+        texts += [content] if isinstance(content, str) else [part["text"] for part in content if "text" in part]
+    return texts
+
+
+def _lengths(inputs: dict[str, Tensor]) -> list[int]:
+    """Return how many tokens each prompt of a batch has."""
+    lengths: list[int] = inputs["attention_mask"].sum(-1).tolist()
+    return lengths
+
+
+def _ends(checkpoint: Checkpoint) -> frozenset[int]:
+    """Return the tokens that end an answer."""
+    end = checkpoint.model.generation_config.eos_token_id
+    if end is None:
+        end = checkpoint.tokenizer.eos_token_id
+    if end is None:
+        raise WeightsError("the checkpoint names no token that ends an answer: set eos_token_id in its configuration.")
+    return frozenset([end] if isinstance(end, int) else end)
+
+
+def _token_texts(decode: Any, tokens: Sequence[int]) -> tuple[str, ...]:
+    """Return what each token adds to the text; of a character's several tokens the last one has it all."""
+    texts, before = [], ""
+    for end in range(1, len(tokens) + 1):
+        now = decode(list(tokens[:end]))
+        if now.endswith("\N{REPLACEMENT CHARACTER}") and end < len(tokens):
+            texts.append("")
+            continue
+        texts.append(now[len(before) :])
+        before = now
+    return tuple(texts)
+
+
+def _check_parameters(ask: Generate) -> None:
+    """Raise `AskError` for a number that is out of its range."""
+    rules = (
+        (ask.max_tokens >= 1, f"max_tokens is at least 1, got {ask.max_tokens}"),
+        (0 <= ask.temperature < float("inf"), f"temperature is finite and not negative, got {ask.temperature}"),
+        (0 < ask.top_p <= 1, f"top_p is above 0 and at most 1, got {ask.top_p}"),
+        (ask.seed is None or -(2**63) <= ask.seed < 2**64, f"seed fits in 64 bits, got {ask.seed}"),
+        (all(ask.stop), "a stop string is empty; leave it out"),
+        (all(ask.choices), "a choice is empty; leave it out"),
+        (len(set(ask.choices)) == len(ask.choices), f"two of the choices are equal: {list(ask.choices)}"),
+    )
+    for fine, complaint in rules:
+        if not fine:
+            raise AskError(f"{complaint}.")
+
+
+def _check_messages(ask: Generate, sees: bool) -> None:
+    """Raise `AskError` for a conversation that the model cannot be shown."""
+    if not ask.messages:
+        raise AskError("there are no messages; give at least one turn.")
+    if not sees and any(isinstance(part, Picture) for message in ask.messages for part in message.content):
+        raise AskError("this model takes text only, but a message holds a picture; ask an image-text-to-text model.")
