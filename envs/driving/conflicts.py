@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palaestra.envs.driving.arena import Control
-from palaestra.envs.driving.curves import Floats, headings, resample, stations, wrap
+from palaestra.envs.driving.curves import Curve, Floats, resample, slopes, stations, wrap
 from palaestra.envs.driving.lanes import Lane, LaneGraph
 
 TOUCH = 2.5
@@ -21,8 +21,8 @@ TURN = np.pi / 6
 class Track:
     """A lane as an arena holds it: `n` points that divide its length evenly."""
 
-    points: Floats
-    """[n, 2]."""
+    curve: Curve
+    """Through its points."""
     yaw: Floats
     """[n], without jumps."""
     curvature: Floats
@@ -35,16 +35,20 @@ class Track:
     @staticmethod
     def of(lane: Lane, spacing: float) -> Track:
         """Resample a lane."""
-        points = resample(np.asarray(lane.points, dtype=np.float64), spacing)
+        curve = Curve.of(resample(np.asarray(lane.points, dtype=np.float64), spacing))
+        count, length = len(curve.along), float(curve.along[-1])
         width = lane.width
         if not np.isscalar(width):
             along = stations(lane.points)
-            width = np.interp(np.linspace(0, along[-1], len(points)), along, np.asarray(width))
-        yaw = headings(points)
-        length = float(stations(points)[-1])
-        grid = np.linspace(0, length, len(points))
-        curvature = np.gradient(yaw, grid, edge_order=2 if len(points) > 2 else 1)
-        return Track(points, yaw, curvature, np.broadcast_to(np.asarray(width) / 2, len(points)), length)
+            width = np.interp(np.linspace(0, along[-1], count), along, np.asarray(width))
+        yaw = curve.headings()
+        curvature = slopes(yaw, curve.along)
+        return Track(curve, yaw, curvature, np.broadcast_to(np.asarray(width) / 2, count), length)
+
+    @property
+    def points(self) -> Floats:
+        """[n, 2]."""
+        return self.curve.points
 
     @property
     def spacing(self) -> float:

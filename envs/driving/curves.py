@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,7 +14,8 @@ STEP = 0.5
 
 def stations(points: Floats) -> Floats:
     """Return [n], the length of the chain [n, 2] up to each of its points."""
-    return np.concatenate(([0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))))
+    step = points[1:] - points[:-1]
+    return np.concatenate(([0.0], np.cumsum(np.hypot(step[:, 0], step[:, 1]))))
 
 
 def slopes(values: Floats, at: Floats) -> Floats:
@@ -20,30 +23,64 @@ def slopes(values: Floats, at: Floats) -> Floats:
     return np.asarray(np.gradient(values, at, axis=0, edge_order=2 if len(at) > 2 else 1), dtype=np.float64)
 
 
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A smooth curve through a chain of points: cubic Hermite."""
+
+    points: Floats
+    """[n, 2]."""
+    along: Floats
+    """[n]: stations."""
+    tangent: Floats
+    """[n, 2], about of length 1."""
+
+    @staticmethod
+    def of(points: Floats) -> Curve:
+        """Return the curve through a chain [n, 2]."""
+        along = stations(points)
+        return Curve(points, along, slopes(points, along))
+
+    def at(self, where: Floats) -> Floats:
+        """Return points [k, 2] at stations [k]."""
+        index = np.clip(np.searchsorted(self.along, where, side="right") - 1, 0, len(self.along) - 2)
+        begin, width = self.along[index], np.diff(self.along)[index][:, None]
+        share = (where - begin)[:, None] / width
+        rest = 1 - share
+        after = index + 1
+        near = (1 + 2 * share) * self.points[index] + share * width * self.tangent[index]
+        far = (1 + 2 * rest) * self.points[after] - rest * width * self.tangent[after]
+        return np.asarray(rest * rest * near + share * share * far)
+
+    def headings(self) -> Floats:
+        """Return [n] its directions in radians, without jumps by 2π."""
+        return np.unwrap(np.arctan2(self.tangent[:, 1], self.tangent[:, 0]))
+
+
 def interpolate(points: Floats, at: Floats) -> Floats:
-    """Return points [k, 2] of a smooth curve through the chain [n, 2] at stations [k]: cubic Hermite."""
-    grid = stations(points)
-    tangent = slopes(points, grid)
-    index = np.clip(np.searchsorted(grid, at, side="right") - 1, 0, len(grid) - 2)
-    width = (grid[index + 1] - grid[index])[:, None]
-    share = (at - grid[index])[:, None] / width
-    rest = 1 - share
-    return np.asarray(
-        rest**2 * ((1 + 2 * share) * points[index] + share * width * tangent[index])
-        + share**2 * ((1 + 2 * rest) * points[index + 1] - rest * width * tangent[index + 1])
-    )
+    """Return points [k, 2] at stations [k] of the smooth curve through a chain [n, 2]."""
+    return Curve.of(points).at(at)
 
 
 def resample(points: Floats, spacing: float) -> Floats:
     """Return at least 2 points about `spacing` apart that divide the chain [n, 2] evenly."""
-    length = stations(points)[-1]
-    return interpolate(points, np.linspace(0, length, max(2, round(length / spacing) + 1)))
+    curve = Curve.of(points)
+    length = curve.along[-1]
+    return curve.at(np.linspace(0, length, max(2, round(length / spacing) + 1)))
 
 
 def headings(points: Floats) -> Floats:
     """Return [n] the directions of a chain [n, 2] in radians, without jumps by 2π."""
-    tangent = slopes(points, stations(points))
-    return np.unwrap(np.arctan2(tangent[:, 1], tangent[:, 0]))
+    return Curve.of(points).headings()
+
+
+def length_of(points: Floats) -> float:
+    """Return the length of a chain [n, 2]."""
+    return float(stations(points)[-1])
+
+
+def end_yaws(points: Floats) -> tuple[float, float]:
+    """Return the directions in which a chain [n, 2] starts and ends."""
+    return float(headings(points[:3])[0]), float(headings(points[-3:])[-1])
 
 
 def curvatures(points: Floats) -> Floats:

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 import numpy as np
 
 from palaestra.envs.driving.arena import Control
-from palaestra.envs.driving.curves import Floats, headings, stations, wrap
+from palaestra.envs.driving.curves import Floats, end_yaws, length_of, stations, wrap
 
 GAP, KINK = 0.5, 0.2
 """How far, in metres and radians, a successor may start from its lane's end."""
@@ -196,10 +196,10 @@ def _check_successors(graph: LaneGraph, name: str, lane: Lane) -> None:
     for after in lane.successors:
         following = _lane(graph, after, f"lane {name!r} (successors)")
         gap = float(np.linalg.norm(following.points[0] - lane.points[-1]))
-        kink = abs(float(wrap(headings(following.points)[0] - headings(lane.points)[-1])))
+        kink = abs(float(wrap(end_yaws(following.points)[0] - end_yaws(lane.points)[1])))
         if gap > GAP or kink > KINK:
             raise MapError(
-                f"{who}, station {stations(lane.points)[-1]:.1f}: its successor {after!r} starts {gap:.2f} m and "
+                f"{who}, station {length_of(lane.points):.1f}: its successor {after!r} starts {gap:.2f} m and "
                 f"{kink:.2f} rad away; at most {GAP} m and {KINK} rad."
             )
 
@@ -227,6 +227,6 @@ def _check_route(graph: LaneGraph, number: int, route: Route) -> None:
         if after in (lane.left, lane.right) and lane.junction:
             raise MapError(f"map {graph.name!r}: {who} changes lanes in a junction, from {name!r} to {after!r}.")
     for what, lane, station in (("start", chain[0], route.start), ("end", chain[-1], route.end)):
-        length = stations(lane.points)[-1]
+        length = length_of(lane.points)
         if not -length <= station <= length:
             raise MapError(f"map {graph.name!r}: {who}: its {what}, {station}, is off a lane of {length:.1f} m.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from palaestra.envs.driving.arena import Command
 from palaestra.envs.driving.conflicts import Track, turn_of
-from palaestra.envs.driving.curves import Floats, headings, interpolate, stations
+from palaestra.envs.driving.curves import Curve, Floats, headings, slopes, stations
 from palaestra.envs.driving.lanes import LaneGraph, MapError, Route
 
 NOTICE = 30.0
@@ -126,12 +127,12 @@ def _blend(
     row: list[Track], shares: Floats, windows: list[tuple[float, float]]
 ) -> tuple[Floats, NDArray[np.int64]]:
     """Return points [n, 2] at shares [n] of lanes beside each other, and which of the lanes each is on."""
-    points = interpolate(row[0].points, shares * row[0].length)
+    points = row[0].curve.at(shares * row[0].length)
     ordinal = np.zeros(len(shares), dtype=np.int64)
     for (low, high), track in zip(windows, row[1:], strict=True):
         at = np.clip((shares - low) / (high - low), 0, 1)
         weight = (at**3 * (10 - 15 * at + 6 * at**2))[:, None]  # no jump in curvature
-        points = (1 - weight) * points + weight * interpolate(track.points, shares * track.length)
+        points = (1 - weight) * points + weight * track.curve.at(shares * track.length)
         ordinal += at >= 0.5
     return points, ordinal
 
@@ -157,34 +158,36 @@ def _divide(
     spacing: float,
 ) -> Path:
     """Return the path through samples [n, 2], cut into steps of the same chord."""
-    along = stations(samples)
+    curve = Curve.of(samples)
+    along = curve.along
     at = np.arange(0, along[-1], spacing)
     for _ in range(4):  # an arc is longer than its chord
-        points = interpolate(samples, at)
-        chords = np.linalg.norm(np.diff(points, axis=0), axis=1)
-        at = np.concatenate(([0.0], np.cumsum(np.diff(at) * spacing / chords)))
+        points = curve.at(at)
+        at = np.concatenate(([0.0], np.cumsum(np.diff(at) * spacing / np.diff(stations(points)))))
         at = at[at <= along[-1]]
-    points = interpolate(samples, at)
+    points = curve.at(at)
     nearest = np.clip(np.searchsorted(along, at), 0, len(along) - 1)
     command = np.full(len(at), Command.FOLLOW, dtype=np.int64)
     for one in reversed(manoeuvres):  # the one that comes first rules until it ends
         command[(at >= along[one.first] - NOTICE) & (at <= along[one.last])] = one.command
     yaw = headings(points)
     lengths = np.array([track.length for track in tracks])
-    curvature = np.gradient(yaw, spacing, edge_order=2)
+    curvature = slopes(yaw, np.arange(len(yaw), dtype=np.float64) * spacing)
     return Path(points, yaw, curvature, lane[nearest], share[nearest] * lengths[lane[nearest]], command)
 
 
-def find_way(graph: LaneGraph, start: str, goal: str, room: float = 40.0) -> tuple[str, ...] | None:
+def find_way(
+    graph: LaneGraph, start: str, goal: str, lengths: Mapping[str, float], room: float = 40.0
+) -> tuple[str, ...] | None:
     """Return the lanes of the shortest way from one lane to another, changes included; None: there is none.
 
     Args:
         graph: The map.
         start: The first lane.
         goal: The last lane.
+        lengths: Metres of every lane.
         room: Metres that a lane must have for each lane change on it.
     """
-    lengths = {name: float(stations(lane.points)[-1]) for name, lane in graph.lanes.items()}
     queue: list[tuple[float, int, tuple[str, ...]]] = [(0.0, 0, (start,))]
     done: set[tuple[str, int]] = set()
     while queue:

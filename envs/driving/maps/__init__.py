@@ -8,7 +8,9 @@ from typing import Protocol
 from palaestra.envs.driving.lanes import LaneGraph
 from palaestra.envs.driving.maps.crossings import priority, roundabout, signalised
 from palaestra.envs.driving.maps.draw import Split
-from palaestra.envs.driving.maps.streets import arterial
+from palaestra.envs.driving.maps.highway import highway
+from palaestra.envs.driving.maps.streets import arterial, lane_drop
+from palaestra.envs.driving.maps.town import town
 
 __all__ = ["MAPS", "SUITES", "Generator", "Split", "suite"]
 
@@ -21,14 +23,23 @@ class Generator(Protocol):
 
 
 MAPS: dict[str, Generator] = {
+    "highway": highway,
     "arterial": arterial,
+    "lane-drop": lane_drop,
     "signalised": signalised,
     "priority": priority,
     "roundabout": roundabout,
+    "town": town,
 }
 """Families by name."""
-SUITES: dict[str, tuple[str, ...]] = {**{name: (name,) for name in MAPS}, "mixed": tuple(MAPS)}
-"""Suites by name: the families that they take turns with. Every family is a suite too."""
+SUITES: dict[str, tuple[str, ...]] = {
+    **{name: (name,) for name in MAPS},
+    "junctions": ("signalised", "priority", "roundabout"),
+    "streets": ("arterial", "lane-drop", "signalised", "priority", "roundabout", "town"),
+    "mixed": tuple(MAPS),
+}
+"""Suites by name: the families that they take turns with. Every family is a suite too; streets are those on which
+one may drive at a town's speeds."""
 
 
 def suite(name: str, split: Split = "train", count: int = 8, seed: int = 0) -> list[LaneGraph]:

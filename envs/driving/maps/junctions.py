@@ -8,7 +8,7 @@ import numpy as np
 
 from palaestra.envs.driving.arena import Control
 from palaestra.envs.driving.conflicts import turn_of
-from palaestra.envs.driving.curves import STEP, Floats, direction, headings, join, stations, wrap
+from palaestra.envs.driving.curves import STEP, Floats, direction, end_yaws, headings, join, offset, stations, wrap
 from palaestra.envs.driving.lanes import Lane, LaneGraph, Signal
 from palaestra.envs.driving.maps.network import SETBACK, Arm, Network, Node, add_crosswalk, add_turn, lay_roads, rule
 
@@ -54,7 +54,7 @@ def add_crossing(graph: LaneGraph, name: str, node: Node, arms: list[Arm], green
         for other in arms:
             if other is not arm:
                 _connect(graph, name, node, arm, other)
-    graph.areas.append(np.stack([arm.point for arm in arms]))  # turns leave a hole in the middle
+    graph.areas.append(_outline(graph, arms))
     if node.crosswalks:
         for arm in arms:
             add_crosswalk(graph, arm, inside=SETBACK / 2 + 0.5)
@@ -79,7 +79,7 @@ def _connect(graph: LaneGraph, name: str, node: Node, arm: Arm, other: Arm) -> N
         pairs = list(zip(reversed(lanes), reversed(other.out), strict=False))
     for before, after in pairs:
         start, end = graph.lanes[before].points, graph.lanes[after].points
-        points = _turn(start[-1], float(headings(start)[-1]), end[0], float(headings(end)[0]))
+        points = _turn(start[-1], end_yaws(start)[1], end[0], end_yaws(end)[0])
         limit = min(arm.limit, other.limit, turn_limit(points))
         add_turn(graph, f"{name}:{before}>{after}", Lane(points, limit, arm.width, junction=True), before, after)
 
@@ -100,6 +100,16 @@ def turn_limit(points: Floats) -> float:
     reach = 3.0  # metres over which the curvature is averaged
     bend = np.abs(np.interp(at + reach, at, yaw) - np.interp(at - reach, at, yaw)).max() / (2 * reach)
     return float(max(SLOWEST, np.sqrt(LATERAL / max(bend, 1e-3))))
+
+
+def _outline(graph: LaneGraph, arms: list[Arm]) -> Floats:
+    """Return the corners [n, 2] of a junction's ground: the kerbs from each arm to the next one."""
+    kerbs = []
+    for arm, beside in zip(arms, [*arms[1:], arms[0]], strict=True):
+        start, end = graph.lanes[arm.into[-1]].points, graph.lanes[beside.out[-1]].points
+        curve = _turn(start[-1], end_yaws(start)[1], end[0], end_yaws(end)[0])
+        kerbs.append(offset(curve[::6], -min(arm.width, beside.width) / 2))
+    return np.concatenate(kerbs)
 
 
 def _axes(arms: list[Arm]) -> list[list[Arm]]:
@@ -160,10 +170,10 @@ def add_roundabout(graph: LaneGraph, name: str, node: Node, arms: list[Arm]) -> 
         tangents = [mark + np.pi / 2 for mark in marks[2 * number : 2 * number + 2]]
         leave, enter = (node.position + node.ring * direction(mark) for mark in marks[2 * number : 2 * number + 2])
         into, out = graph.lanes[arm.into[-1]].points, graph.lanes[arm.out[-1]].points
-        curve = join(into[-1], float(headings(into)[-1]), enter, tangents[1])
+        curve = join(into[-1], end_yaws(into)[1], enter, tangents[1])
         lane = Lane(curve, min(limit, turn_limit(curve)), arm.width, junction=True)
         add_turn(graph, f"{name}:enter{number}", lane, arm.into[-1], ring[(2 * number + 1) % len(ring)])
-        curve = join(leave, tangents[0], out[0], float(headings(out)[0]))
+        curve = join(leave, tangents[0], out[0], end_yaws(out)[0])
         lane = Lane(curve, min(limit, turn_limit(curve)), arm.width, junction=True)
         add_turn(graph, f"{name}:leave{number}", lane, ring[2 * number - 1], arm.out[-1])
         rule(graph, arm.into, Control.YIELD)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-from palaestra.envs.driving.curves import stations
+from palaestra.envs.driving.curves import length_of
 from palaestra.envs.driving.lanes import LaneGraph, MapError, Route
 from palaestra.envs.driving.maps.draw import Draw
 from palaestra.envs.driving.routes import find_way
@@ -14,6 +15,8 @@ CHANGE_ROOM = 30.0
 """Metres that each lane change of a route gets at least."""
 START_CLEARANCE, END_CLEARANCE = 20.0, 8.0
 """Metres from a route's start to its first lane's end, and from its end to its last lane's end, at least."""
+REPEATS = 3
+"""How many routes may lead over the same lanes, between other ends."""
 TRIES = 400
 """Draws before giving up."""
 
@@ -27,7 +30,7 @@ def add_routes(
     goals: Sequence[str] | None = None,
     wanted: Callable[[tuple[str, ...]], bool] | None = None,
 ) -> None:
-    """Add routes to a map, all different in their lanes.
+    """Add routes to a map.
 
     Args:
         graph: The map.
@@ -44,21 +47,21 @@ def add_routes(
     outside = [name for name, lane in graph.lanes.items() if not lane.junction]
     starts, goals = starts or outside, goals or outside
     good = wanted or (lambda way: any(graph.lanes[name].junction for name in way))
-    metres = {name: float(stations(lane.points)[-1]) for name, lane in graph.lanes.items()}
+    metres = {name: length_of(lane.points) for name, lane in graph.lanes.items()}
     ways: dict[tuple[str, str], tuple[str, ...] | None] = {}
-    seen = {route.lanes for route in graph.routes}
+    seen: Counter[tuple[str, ...]] = Counter()
     for _ in range(TRIES):
         if count <= 0:
             break
         ends = starts[draw.choice(*range(len(starts)))], goals[draw.choice(*range(len(goals)))]
         if ends not in ways:
-            ways[ends] = find_way(graph, *ends)
+            ways[ends] = find_way(graph, *ends, metres)
         way = ways[ends]
-        if way is None or way in seen or not good(way):
+        if way is None or seen[way] >= REPEATS or not good(way):
             continue
         route = _place(graph, draw, way, metres, lengths)
         if route is not None:
-            seen.add(way)
+            seen[way] += 1
             graph.routes.append(route)
             count -= 1
     if not graph.routes:
