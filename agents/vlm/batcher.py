@@ -1,8 +1,8 @@
 """Turns single asks from anywhere into batches for one engine: threads, event loops and training loops on one queue.
 
 A batch starts as soon as the engine is free: with `max_wait` = 0 the batch before is the clock, which gave the least
-latency at every load we tried. One thread runs the engine; a second one, asleep most of the time, minds deadlines and
-hangs.
+latency at every load we tried. One thread, the runner, runs the engine; another, the keeper, minds deadlines and hangs
+and, under load, hands out replies while the engine is at the next batch.
 """
 
 from __future__ import annotations
@@ -17,14 +17,20 @@ from time import monotonic
 from types import TracebackType
 from typing import Literal
 
-from palaestra.agents.vlm.core import Ask, AskError, Engine, EngineError, Reply, ServerLostError, digest
+from palaestra.agents.vlm.core import Answer, Ask, AskError, Engine, EngineError, Reply, ServerLostError, digest
 from palaestra.agents.vlm.desk import Batch, Desk, Outcomes
 from palaestra.agents.vlm.metrics import Metrics
 from palaestra.agents.vlm.outcomes import KINDS, call, settle
-from palaestra.agents.vlm.queue import PRIORITIES, Promise, Waiter
+from palaestra.agents.vlm.queue import PRIORITIES, Job, Promise, Waiter
 
+TICK = 0.002
+"""Seconds that a late ask may wait to hear so, lest the keeper be busy with nothing else."""
 MOST_STUCK = 8
 """After so many hangs in calls that never came back the engine is given up."""
+
+
+Answered = tuple[Batch, list[Job], list[Answer | Exception], float]
+"""A part of a batch, what the engine returned, and in how many seconds."""
 
 
 class _Future(Future[Reply]):
@@ -93,11 +99,13 @@ class Batcher:
         self._refusing = self._closed = False
         self._stuck: list[threading.Thread] = []
         self._alarm = math.inf
+        self._answered: list[Answered] = []  # for the keeper to hand out
+        self._handing_out = False
         self._keeper: threading.Thread | None = None
         with self._lock:
             self._runner = self._start(self._run)
             if hang_seconds is not None:
-                self._wake_keeper(monotonic() + hang_seconds)
+                self._set_alarm(monotonic() + hang_seconds)
 
     @property
     def version(self) -> str:
@@ -209,7 +217,7 @@ class Batcher:
                 if self._running is None and len(desk.queue) in (1, desk.max_batch):
                     self._work.notify()
                 if waiter.deadline is not None:
-                    self._wake_keeper(waiter.deadline)
+                    self._set_alarm(waiter.deadline)
                 return waiter
         future.set_result(reply)
         return waiter
@@ -246,13 +254,13 @@ class Batcher:
         with self._lock:
             self._refusing = self._closed = True
             outcomes = self._desk.empty(ServerLostError(f"{self.name} was closed before it came to this ask."))
-            self._work.notify_all()
-            self._watch.notify_all()
+            self._work.notify()
+            self._watch.notify()
         settle(outcomes)
-        if self._runner is threading.current_thread():
+        if threading.current_thread() in (self._runner, self._keeper):
             return
         with self._lock:
-            self._rest.wait_for(lambda: self._running is None, timeout)
+            self._rest.wait_for(self._at_rest, timeout)
             outcomes = self._give_up(ServerLostError(f"{self.name} was closed while it was at this ask."))
         settle(outcomes)
 
@@ -265,7 +273,8 @@ class Batcher:
         self.close()
 
     def _at_rest(self) -> bool:
-        return self._running is None and not len(self._desk.queue) and not len(self._desk.lobby)
+        busy = self._running is not None or self._handing_out or self._answered
+        return not busy and not len(self._desk.queue) and not len(self._desk.lobby)
 
     def _start(self, target: Callable[[], None]) -> threading.Thread:
         thread = threading.Thread(target=target, name=f"palaestra {self.name}", daemon=True)
@@ -280,10 +289,10 @@ class Batcher:
                     return  # a call of ours hung, and another thread has taken over
                 self._running = None
                 while (due := self._desk.due(monotonic(), self.max_wait)) is None or due > 0:
-                    if self._at_rest():
-                        self._rest.notify_all()
-                        if self._closed:
-                            return
+                    self._rest.notify_all()
+                    if self._closed:
+                        self._watch.notify()
+                        return
                     self._work.wait(due)
                 batch, dropped = self._desk.start(monotonic())
                 self._running = batch
@@ -303,42 +312,60 @@ class Batcher:
                 if self._running is not batch:
                     return  # given up meanwhile: its asks have failed
                 batch.called = math.inf
-                self._desk.count_call(jobs, seconds)
                 if answers is None:
+                    self._desk.count_call(jobs, seconds)
                     half = len(jobs) // 2
                     parts += [jobs[half:], jobs[:half]]
                     continue
-                outcomes = self._desk.finish(batch, list(zip(jobs, answers, strict=True)), seconds)
+                due = self._desk.due(began + seconds, self.max_wait)
+                if not parts and due is not None and due <= 0:  # the engine need not wait until callers know
+                    self._answered.append((batch, jobs, answers, seconds))
+                    self._running = None
+                    self._wake_keeper()
+                    return
+                outcomes = self._desk.finish(batch, jobs, answers, seconds)
             settle(outcomes)
 
-    def _wake_keeper(self, at: float) -> None:
-        """See that the keeper looks around at that time; the lock is held."""
+    def _wake_keeper(self) -> None:
+        """Tell the keeper that something has changed; the lock is held."""
+        if self._keeper is None:
+            self._keeper = self._start(self._keep)
+        self._watch.notify()
+
+    def _set_alarm(self, at: float) -> None:
+        """See that the keeper looks round by that time; the lock is held."""
         if at < self._alarm:
             self._alarm = at
-            if self._keeper is None:
-                self._keeper = self._start(self._keep)
-            self._watch.notify()
+            self._wake_keeper()
 
     def _keep(self) -> None:
-        """Drop late asks in time and give up calls that hang: the keeper's thread."""
+        """Hand out replies, drop late asks in time and give up calls that hang: the keeper's thread."""
         while True:
             with self._lock:
-                if self._closed:
-                    return
-                now = monotonic()
-                if now < self._alarm:
-                    self._watch.wait(None if self._alarm == math.inf else self._alarm - now)
-                    continue
-                outcomes = self._desk.drop_late(now)
+                self._handing_out = False
                 self._rest.notify_all()
-                self._alarm = self._desk.next_deadline()
-                if self.hang_seconds is not None:
-                    began = now if self._running is None else min(self._running.called, now)
-                    if began + self.hang_seconds <= now:
-                        outcomes += self._replace_runner()
-                        began = now
-                    self._alarm = min(self._alarm, began + self.hang_seconds)
+                while not self._answered and monotonic() < self._alarm:
+                    if self._closed and self._running is None:
+                        return
+                    self._watch.wait(None if self._alarm == math.inf else self._alarm - monotonic())
+                answered, self._answered = self._answered, []
+                outcomes = [outcome for each in answered for outcome in self._desk.finish(*each)]
+                if monotonic() >= self._alarm:
+                    outcomes += self._look_round(monotonic())
+                self._handing_out = True
             settle(outcomes)
+
+    def _look_round(self, now: float) -> Outcomes:
+        """Drop what is late, give up a call that hangs, and set the alarm for the next time; the lock is held."""
+        outcomes = self._desk.drop_late(now)
+        self._alarm = max(self._desk.next_deadline(), now + TICK)
+        if self.hang_seconds is not None:
+            began = now if self._running is None else min(self._running.called, now)
+            if began + self.hang_seconds <= now:
+                outcomes += self._replace_runner()
+                began = now
+            self._alarm = min(self._alarm, began + self.hang_seconds)
+        return outcomes
 
     def _replace_runner(self) -> Outcomes:
         """Leave the runner to its hung call and start another, unless that goes on and on; the lock is held."""
@@ -356,4 +383,4 @@ class Batcher:
         """Fail what the model is at, whatever may still come of it; the lock is held."""
         batch, self._running = self._running, None
         self._rest.notify_all()
-        return [] if batch is None else self._desk.finish(batch, [(job, why) for job in batch.jobs], 0.0)
+        return [] if batch is None else self._desk.fail(batch, why)

@@ -185,8 +185,6 @@ class Desk:
             job.waiters, job.begun, job.engine = waiters, len(waiters), self.engine
             self.in_flight += job.begun
             jobs.append(job)
-            for waiter in waiters:
-                self.counts.queue_seconds.observe(now - waiter.arrived)
         self._admit()
         return Batch(self.engine, jobs, now), dropped
 
@@ -199,27 +197,44 @@ class Desk:
         counts.padding.observe(padding([job.size for job in jobs]))
         self._ask_seconds += 0.1 * (seconds / len(jobs) - self._ask_seconds)
 
-    def finish(self, batch: Batch, results: list[tuple[Job, Answer | Exception]], seconds: float) -> Outcomes:
-        """Take jobs off a batch with what became of them, and return the outcome for each caller."""
+    def finish(
+        self, batch: Batch, jobs: list[Job], results: list[Answer | Exception], seconds: float
+    ) -> Outcomes:
+        """Take jobs off a batch, which the engine answered in so many seconds, and return each caller's outcome."""
+        self.count_call(jobs, seconds)
         outcomes: Outcomes = []
-        counts = self.counts
-        for job, result in results:
-            del batch.jobs[job]
-            self._forget(job)
-            self.in_flight -= job.begun
-            self.depth -= len(job.waiters) - job.begun
+        for job, result in zip(jobs, results, strict=True):
+            self._end(batch, job)
             if isinstance(result, Exception):
-                counts.failed += len(job.waiters)
+                self.counts.failed += len(job.waiters)
                 outcomes += [(waiter, result) for waiter in job.waiters]
                 continue
-            counts.answered += len(job.waiters)
-            if job.key is not None:
+            self.counts.answered += len(job.waiters)
+            if job.key is not None and self._cache.most_bytes:
                 self._cache.put(job.key, batch.version, result)
             for waiter in job.waiters:
                 waited = max(batch.began - waiter.arrived, 0.0)
-                outcomes.append((waiter, Reply(result, batch.version, waited, seconds, len(results))))
+                outcomes.append((waiter, Reply(result, batch.version, waited, seconds, len(jobs))))
         self._admit()
         return outcomes
+
+    def fail(self, batch: Batch, why: Exception) -> Outcomes:
+        """Take what is left off a batch that will have no answer, and return each caller's outcome."""
+        outcomes: Outcomes = []
+        for job in list(batch.jobs):
+            self._end(batch, job)
+            outcomes += [(waiter, why) for waiter in job.waiters]
+        self.counts.failed += len(outcomes)
+        self._admit()
+        return outcomes
+
+    def _end(self, batch: Batch, job: Job) -> None:
+        del batch.jobs[job]
+        self._forget(job)
+        self.in_flight -= job.begun
+        self.depth -= len(job.waiters) - job.begun
+        for waiter in job.waiters[: job.begun]:
+            self.counts.queue_seconds.observe(batch.began - waiter.arrived)
 
     def empty(self, why: ServerLostError) -> Outcomes:
         """Take everything out of the queue and the lobby, to fail."""

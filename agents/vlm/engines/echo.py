@@ -56,10 +56,12 @@ class EchoEngine:
         return 1
 
     def answer(self, asks: Sequence[Ask]) -> list[Answer | Exception]:
-        """Answer a batch after `delay` seconds."""
+        """Answer a batch, `delay` seconds after being asked."""
+        began = time.perf_counter()
+        answers: list[Answer | Exception] = [_answer(ask) for ask in asks]
         if self.delay:
-            time.sleep(self.delay)
-        return [_answer(ask) for ask in asks]
+            time.sleep(max(self.delay - (time.perf_counter() - began), 0))
+        return answers
 
     def load(self, path: Path) -> EchoEngine:
         """Return an echo with the version, and the delay if there is one, that a JSON file names.

@@ -54,10 +54,12 @@ def serve(desk: Desk, now: float = 0.0) -> Outcomes:
     return dropped + end(desk, batch)
 
 
-def end(desk: Desk, batch: Batch, error: Exception | None = None) -> Outcomes:
+def end(desk: Desk, batch: Batch, error: Exception | None = None, seconds: float = 0.5) -> Outcomes:
     jobs = list(batch.jobs)
+    if not jobs:
+        return []
     answers: list[Answer | Exception] = [error or Text(f"{text_of(job.ask)} of {batch.version}") for job in jobs]
-    return desk.finish(batch, list(zip(jobs, answers, strict=True)), 0.5)
+    return desk.finish(batch, jobs, answers, seconds)
 
 
 def text_of(ask: Ask) -> str:
@@ -156,9 +158,15 @@ class Stories(RuleBasedStateMachine):
             results: list[Answer | Exception] = [
                 EngineError("no") if failing else Text(f"{text_of(job.ask)} of {version}") for job in jobs
             ]
-            self.end_with(self.desk.finish(self.batch, list(zip(jobs, results, strict=True)), 0.1))
+            self.end_with(self.desk.finish(self.batch, jobs, results, 0.1))
             if not self.batch.jobs:
                 self.batch = None
+
+    @rule()
+    def give_up(self) -> None:
+        if self.batch is not None:
+            self.end_with(self.desk.fail(self.batch, EngineError("hung")))
+            self.batch = None
 
     @rule()
     def swap(self) -> None:
@@ -277,8 +285,7 @@ def test_retry_after_is_the_time_that_the_queue_takes() -> None:
         batch, _ = desk.start(0.0)
         arrive(desk, waiter_of("a"))
         batch, _ = desk.start(0.0)
-        desk.count_call(list(batch.jobs), 2.0)
-        end(desk, batch)
+        end(desk, batch, seconds=2.0)
     arrive(desk, waiter_of("a"))
     arrive(desk, waiter_of("b"))
     with pytest.raises(OverloadedError) as refusal:
@@ -320,7 +327,6 @@ def test_seconds_are_counted_apart() -> None:
     arrive(desk, waiter_of("a", 1.0))
     arrive(desk, waiter_of("b", 2.0, size=2))
     batch, _ = desk.start(4.0)
-    desk.count_call(list(batch.jobs), 0.5)
     replies = {w: o for w, o in end(desk, batch) if isinstance(o, Reply)}
     assert sorted((reply.queue_seconds, reply.model_seconds, reply.batch) for reply in replies.values()) == [
         (2.0, 0.5, 2),
