@@ -267,8 +267,23 @@ def draw(seed: Tensor, counter: Tensor | int) -> Tensor:
 
 def lights(arena: Arena, group: Tensor, seconds: Tensor) -> Tensor:
     """Return what signal groups (int64, -1 for none) show at a time, a `Light` each; the shapes broadcast."""
+    if not len(arena.cycle):
+        return torch.zeros_like(group)
     at = group.clamp(min=0)
     phase = torch.remainder(seconds - arena.start[at], arena.cycle[at])
     green, yellow = arena.green[at], arena.yellow[at]
     shown = (phase < green).long() + (phase < green + yellow).long() + 1
     return torch.where(group < 0, 0, shown)
+
+
+def light_rest(arena: Arena, group: Tensor, seconds: Tensor) -> Tensor:
+    """Return the share of the light's present phase that is still to come, float32 in (0, 1]; 1 without a signal."""
+    if not len(arena.cycle):
+        return torch.ones_like(seconds)
+    at = group.clamp(min=0)
+    cycle, green = arena.cycle[at], arena.green[at]
+    phase = torch.remainder(seconds - arena.start[at], cycle)
+    dark = green + arena.yellow[at]
+    begin = torch.where(phase < green, 0.0, torch.where(phase < dark, green, dark))
+    end = torch.where(phase < green, green, torch.where(phase < dark, dark, cycle))
+    return torch.where(group < 0, 1.0, (end - phase) / (end - begin).clamp(min=1e-3))

@@ -71,6 +71,10 @@ class OfRoute(IntEnum):
     CROSSWALK_AT = 15
     LEFT = 16
     RIGHT = 17
+    OFFSET = 18
+    """Metres to the left of the lane's centre line, while lanes are changed."""
+    LATER = 19
+    """The lane after the next one, or -1."""
 
 
 class OfConflict(IntEnum):
@@ -95,7 +99,7 @@ class Tables:
     ways: Tensor
     """[L] int64: how many successors a lane has."""
     routes: Tensor
-    """[R · Q, 18] float32, see `OfRoute`."""
+    """[R · Q, 20] float32, see `OfRoute`."""
     route_points: Tensor
     """[R · Q, 2] float32: where the points are."""
     route_length: Tensor
@@ -196,7 +200,7 @@ def _lanes(arena: Arena, entry: Tensor) -> Tensor:
 
 
 def _routes(arena: Arena) -> Tensor:
-    """Return the table of routes, [R, Q, 18]."""
+    """Return the table of routes, [R, Q, 20]."""
     lane, station = arena.route_lane, arena.route_station
     here = torch.arange(lane.shape[1], device=lane.device).expand_as(lane)
     after = torch.cat((lane[:, 1:], lane[:, -1:]), 1)
@@ -204,8 +208,10 @@ def _routes(arena: Arena) -> Tensor:
     control = arena.control[lane]
     ruled = follows & ((control == Control.SIGNAL) | (control == Control.STOP))
     line, at = _next(ruled, here * SPACING + arena.length[lane] - station)
-    _, leaves = _next(follows, here.float())
-    step = (arena.crossing_at[lane] - station[..., None])
+    leaves, _ = _next(follows, here.float())
+    then = torch.where(leaves >= 0, after.gather(1, leaves.clamp(min=0)), -1)
+    later = torch.where(leaves >= 0, then.gather(1, (leaves + 1).clamp(0, lane.shape[1] - 1)), -1)
+    step = arena.crossing_at[lane] - station[..., None]
     crosses = (arena.crossing[lane] >= 0) & (step >= 0) & (step < SPACING * 1.05)
     walk, walk_at = _next(crosses.any(2), here * SPACING + torch.where(crosses, step, 0.0).amax(2))
     crosswalk = torch.where(crosses, arena.crossing[lane], -1).amax(2)
@@ -224,13 +230,24 @@ def _routes(arena: Arena) -> Tensor:
         at,
         torch.where(line >= 0, control.gather(1, line.clamp(min=0)), 0),
         torch.where(line >= 0, arena.signal[lane].gather(1, line.clamp(min=0)), -1),
-        torch.where(leaves < NEVER, after.gather(1, leaves.long().clamp(max=lane.shape[1] - 1)), -1),
+        then,
         torch.where(walk >= 0, crosswalk.gather(1, walk.clamp(min=0)), -1),
         walk_at,
         arena.left[lane],
         arena.right[lane],
+        _offsets(arena),
+        later,
     )
     return torch.stack([column.float() for column in columns], 2)
+
+
+def _offsets(arena: Arena) -> Tensor:
+    """Return how far left of its lane's centre line each point of a route is, [R, Q]."""
+    lane = arena.route_lane
+    spacing = arena.length[lane] / (arena.count[lane] - 1)
+    index = arena.first[lane] + (arena.route_station / spacing).round().long().clamp(max=arena.count[lane] - 1)
+    away, yaw = arena.route_position - arena.position[index], arena.yaw[index]
+    return away[..., 1] * torch.cos(yaw) - away[..., 0] * torch.sin(yaw)
 
 
 def _next(mark: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,53 @@
+"""Where the ego is on its route: the nearest point in a window round the last one, never a global search."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from palaestra.envs.driving.arena import SPACING
+from palaestra.envs.driving.state import State
+from palaestra.envs.driving.tables import OfRoute, Tables
+
+BACK, AHEAD = 3, 8
+"""Points before and after the last one that are looked at."""
+
+
+def row_at(state: State, tables: Tables) -> Tensor:
+    """Return the routes' table at the egos' pointers, [W, 20]."""
+    return tables.routes.index_select(0, state.clocks.route * tables.most + state.ego.pointer)
+
+
+def follow(state: State, tables: Tables) -> Tensor:
+    """Find the egos on their routes, and let traffic see them on their lanes; return the table's rows, [W, 20]."""
+    ego, cars = state.ego, state.vehicles
+    x, y, yaw = cars.x[:, 0], cars.y[:, 0], cars.yaw[:, 0]
+    window = ego.pointer[:, None] + torch.arange(-BACK, AHEAD + 1, device=x.device)
+    window = window.clamp(0, tables.most - 1)
+    index = window + (state.clocks.route * tables.most)[:, None]
+    point = tables.route_points.index_select(0, index.flatten()).view(*index.shape, 2)
+    square = (point[..., 0] - x[:, None]).square() + (point[..., 1] - y[:, None]).square()
+    ego.pointer = window.gather(1, square.argmin(1, keepdim=True))[:, 0]
+    row = row_at(state, tables)
+
+    heading = row[:, OfRoute.YAW]
+    cos, sin = torch.cos(heading), torch.sin(heading)
+    away_x, away_y = x - row[:, OfRoute.X], y - row[:, OfRoute.Y]
+    along = away_x * cos + away_y * sin
+    ego.lateral = away_y * cos - away_x * sin
+    turned = yaw - heading
+    ego.heading = torch.atan2(torch.sin(turned), torch.cos(turned))
+    reached = ego.pointer * SPACING + along.clamp(-SPACING, SPACING)
+    ego.progress = torch.maximum(ego.progress, torch.minimum(reached, tables.route_length.take(state.clocks.route)))
+
+    offset = ego.lateral + row[:, OfRoute.OFFSET]
+    over = offset.abs() + 0.5 * cars.width[:, 0] > row[:, OfRoute.HALF_WIDTH]
+    beside = torch.where(offset > 0, row[:, OfRoute.LEFT], row[:, OfRoute.RIGHT])
+    cars.lane[:, 0] = row[:, OfRoute.LANE].long()
+    cars.station[:, 0] = row[:, OfRoute.STATION] + along
+    cars.offset[:, 0] = offset
+    cars.beside[:, 0] = torch.where(over, beside, -1.0).long()
+    cars.ahead[:, 0, 0] = row[:, OfRoute.AHEAD].long()
+    cars.ahead[:, 0, 1] = row[:, OfRoute.LATER].long()
+    cars.halted[:, 0] = ego.halted
+    return row

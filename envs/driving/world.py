@@ -1,0 +1,278 @@
+"""Thousands of driving worlds at once, as one `VectorEnv` in torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any, ClassVar, Literal
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from torch import Tensor
+
+from palaestra.envs.driving.arena import SPACING, Arena
+from palaestra.envs.driving.changes import change_lane, come_back
+from palaestra.envs.driving.compile import build_arena
+from palaestra.envs.driving.dynamics import move_ego
+from palaestra.envs.driving.maps import Split, suite
+from palaestra.envs.driving.observe import WIDTH, observe
+from palaestra.envs.driving.rewards import completion, found_rl, wanted_share
+from palaestra.envs.driving.route import follow, row_at
+from palaestra.envs.driving.rules import judge
+from palaestra.envs.driving.score import Record
+from palaestra.envs.driving.start import start
+from palaestra.envs.driving.state import DT, State, blank, lights, mixed
+from palaestra.envs.driving.surroundings import surroundings, time_to_collision
+from palaestra.envs.driving.tables import OfRoute, tabulate
+from palaestra.envs.driving.traffic import drive, lane_rows
+from palaestra.envs.driving.walkers import walk
+from palaestra.envs.driving.watch import PERIOD, look, slots_of
+
+
+class DrivingEnv(VectorEnv[Tensor, Tensor, Tensor]):
+    """`driving/*-v0`: W worlds with roads, traffic, signals and walkers; the ego follows a route by the rules.
+
+    Observation: float32 [W, 88], see `observe.observe`.
+    Action: float32 [W, 2] in [-1, 1]: acceleration (throttle, or below 0 brake) and steer, positive to the right.
+        10 Hz. Values beyond the box are clipped.
+    Reward: "found-rl" (Roach's, at most 1 a step) or "completion" (percent of the route made), see `rewards`.
+    Termination: arrival, more than 3.5 m from the route, at rest for 90 s; and in training any infraction.
+    Truncation: after `max_episode_steps`.
+    Info: `success`, bool [W]: strict, arrived without an infraction; `metrics`: of the episodes so far, see
+        `score.Record.metrics`; of an ended episode they are its own until it is reset.
+    Seeding: `reset(seed=[...])` takes one seed a world. An episode is a function of its seed and of the actions, the
+        same at every count and, as far as floats permit, on every device. `reset(options={"reset_mask": mask})`
+        resets some worlds. Without seeds each world goes on to the next start of its own stream.
+
+    Ended worlds are not reset by `step` (`AutoresetMode.DISABLED`); stepped on regardless, they drive on.
+
+    >>> world = DrivingEnv(count=2, maps="roundabout")
+    >>> observation, info = world.reset(seed=[1, 2])
+    >>> observation, reward, terminated, truncated, info = world.step(torch.zeros(2, 2))
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
+        "autoreset_mode": AutoresetMode.DISABLED,
+        "render_modes": [],
+        "render_fps": 10,
+    }
+
+    def __init__(
+        self,
+        count: int = 1,
+        device: str = "cpu",
+        maps: str | Arena = "town",
+        split: Split = "train",
+        map_count: int = 8,
+        map_seed: int = 0,
+        vehicles: int = 15,
+        walkers: int = 6,
+        cruise: float = 6.0,
+        reward: Literal["found-rl", "completion"] = "found-rl",
+        endings: Literal["train", "evaluation"] = "train",
+        max_episode_steps: int | None = None,
+    ) -> None:
+        """Build the maps; no world has started yet.
+
+        Args:
+            count: W.
+            device: Where all is computed.
+            maps: A suite of `palaestra.envs.driving.maps`, or an arena.
+            split: Which maps of the suite: "train" or "test".
+            map_count: How many maps of the suite.
+            map_seed: Of the first map.
+            vehicles: How many besides the ego.
+            walkers: How many; maps without crosswalks have none.
+            cruise: m/s that the reward wants on a free road.
+            reward: Which reward.
+            endings: "train": an infraction ends the episode; "evaluation": it is only counted.
+            max_episode_steps: By default twice what the longest route takes at `cruise`, and 30 s.
+
+        Raises:
+            ValueError: For a suite, a reward or an ending that is none, or more vehicles than a map has room for.
+        """
+        _check("reward", reward, ("found-rl", "completion"))
+        _check("endings", endings, ("train", "evaluation"))
+        self.num_envs = count
+        self.device = torch.device(device)
+        arena = build_arena(suite(maps, split, map_count, map_seed)) if isinstance(maps, str) else maps
+        _check_room(arena, vehicles, walkers)
+        self.arena = arena.to(self.device)
+        self.tables = tabulate(self.arena)
+        self.cruise = cruise
+        self.reward, self.endings = reward, endings
+        longest = float(arena.route_count.max()) * SPACING
+        self.max_episode_steps = max_episode_steps or int((2 * longest / cruise + 30) / DT)
+        self.single_observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (WIDTH,), np.float32)
+        self.single_action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+        self.observation_space = batch_space(self.single_observation_space, count)
+        self.action_space = batch_space(self.single_action_space, count)
+        self.state: State = blank(count, vehicles + 1, walkers, self.device)
+        self.record = Record.blank(count, self.device)
+        self._stream = torch.arange(count, device=self.device)
+        self._drivers, self._walkers = vehicles, walkers
+        self._lookers = -(-vehicles // PERIOD)
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Start new episodes in all worlds, or in those of `options["reset_mask"]` (bool [W]).
+
+        Returns:
+            Observation float32 [W, 88] of all worlds, and an info with `success`.
+        """
+        if seed is None:
+            stream = mixed(self._stream)
+        else:
+            numbers = range(seed, seed + self.num_envs) if isinstance(seed, int) else seed
+            if len(numbers) != self.num_envs:
+                raise ValueError(
+                    f"driving: reset(seed=[...]) takes one seed a world, {self.num_envs}; got {len(numbers)}."
+                )
+            stream = mixed(torch.as_tensor(np.asarray(numbers, dtype=np.int64), device=self.device))
+        mask = torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
+        if options is not None and "reset_mask" in options:
+            mask = torch.as_tensor(options["reset_mask"], dtype=torch.bool, device=self.device)
+        rows = mask.nonzero().flatten()
+        self._stream = torch.where(mask, stream, self._stream)
+        if len(rows):
+            begun = start(self.arena, self.tables, self._stream[rows], self._drivers + 1, self._walkers)
+            self.state.write(rows, begun)
+            self.record.clear(rows)
+        row = row_at(self.state, self.tables)
+        around = surroundings(self.state)
+        return observe(self.state, self.arena, self.tables, around, row, self._light(row)), {
+            "success": self.record.success()
+        }
+
+    def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
+        """Drive every world one step. Returns observation, reward, terminated, truncated, info.
+
+        Raises:
+            ValueError: On a CPU, for actions that are not finite. On a GPU, where looking would stall it, they count
+                as zeros and the reward of their worlds is NaN, which `Worlds` reports as a fault.
+        """
+        action, broken = self._checked(actions)
+        state, ego = self.state, self.state.ego
+        before, started, steered = row_at(state, self.tables), ego.progress, ego.action[:, 1]
+        self._traffic()
+        move_ego(state, action)
+        row = follow(state, self.tables)
+        state.remember()
+
+        around = surroundings(state)
+        verdict = judge(state, self.arena, self.tables, around, self.record, before, started)
+        outside = verdict.off_road | verdict.oncoming
+        self.record.add(state, verdict.infractions, outside, verdict.arrived, time_to_collision(state, around))
+        lost = verdict.astray | verdict.blocked
+        if self.endings == "train":
+            lost = lost | verdict.infractions.any(1)
+        terminated = lost | verdict.arrived
+        truncated = (state.clocks.tick >= self.max_episode_steps) & ~terminated
+        light = self._light(row)
+        if self.reward == "found-rl":
+            share = wanted_share(state, around, row, light)
+            reward = found_rl(state, share, verdict, lost, action[:, 1] - steered, self.cruise)
+        else:
+            length = self.tables.route_length.take(state.clocks.route)
+            reward = completion(ego.progress - started, length, verdict, lost)
+        if broken is not None:
+            reward = reward.masked_fill(broken, torch.nan)
+        observation = observe(state, self.arena, self.tables, around, row, light)
+        metrics = self.record.metrics(state, self.tables)
+        return observation, reward, terminated, truncated, {"success": metrics["success"], "metrics": metrics}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return copies of all that worlds are, to be loaded into as many worlds with the same options."""
+        return {name: tensor.clone() for name, tensor in self._tensors().items()} | {
+            "cursor": torch.tensor(self.state.past.cursor)
+        }
+
+    def load_state_dict(self, saved: dict[str, Tensor]) -> None:
+        """Go on exactly where `state_dict` was taken.
+
+        Raises:
+            ValueError: For one of other worlds.
+        """
+        mine = self._tensors()
+        wrong = sorted(mine.keys() ^ (saved.keys() - {"cursor"}))
+        wrong += [name for name in mine.keys() & saved.keys() if mine[name].shape != saved[name].shape]
+        if wrong:
+            raise ValueError(
+                f"this state is of other worlds: {', '.join(wrong)} do not fit. Make as many worlds with the same "
+                "options as those that it was taken from."
+            )
+        for name, tensor in mine.items():
+            tensor.copy_(saved[name])
+        self.state.past.cursor = int(saved["cursor"])
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Return every tensor that changes, by name."""
+        state = self.state
+        groups = {"clocks": state.clocks, "vehicles": state.vehicles, "ego": state.ego, "walkers": state.walkers}
+        parts: dict[str, Any] = {**groups, "past": state.past, "record": self.record}
+        tensors = {
+            f"{name}.{entry.name}": getattr(part, entry.name) for name, part in parts.items() for entry in fields(part)
+        }
+        del tensors["past.cursor"]
+        return tensors | {"stream": self._stream}
+
+    def _traffic(self) -> None:
+        """Move all but the egos one step."""
+        state, arena, tables = self.state, self.arena, self.tables
+        state.clocks.tick += 1
+        if self._drivers:
+            rows = lane_rows(state, tables)
+            tick = state.clocks.tick
+            look(state, arena, tables, rows, slots_of(tick, self._drivers, self._lookers))
+            turn = slots_of(tick, self._drivers, 1)
+            come_back(state, arena, tables, turn)
+            change_lane(state, arena, tables, rows, turn)
+            drive(state, tables, lane_rows(state, tables))
+        if self._walkers:
+            walk(state, tables)
+
+    def _light(self, row: Tensor) -> Tensor:
+        """Return what the egos' next signals show, [W] int64."""
+        return lights(self.arena, row[:, OfRoute.GROUP].long(), self.state.clocks.seconds())
+
+    def _checked(self, actions: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return actions in the box, and which worlds' are not finite, where that is not known to be none."""
+        action = torch.as_tensor(actions, dtype=torch.float32, device=self.device)
+        if action.shape != (self.num_envs, 2):
+            raise ValueError(f"driving: actions have shape {list(action.shape)}, expected [{self.num_envs}, 2].")
+        broken = ~torch.isfinite(action).all(1)
+        if self.device.type != "cpu":
+            return action.nan_to_num(0.0).clamp(-1, 1), broken
+        if bool(broken.any()):
+            row = int(broken.nonzero()[0])
+            raise ValueError(
+                f"driving: the action of row {row} is {action[row].tolist()}; acceleration and steer must be finite "
+                "numbers in [-1, 1]."
+            )
+        return action.clamp(-1, 1), None
+
+
+def _check(name: str, value: str, valid: Sequence[str]) -> None:
+    if value not in valid:
+        raise ValueError(f"driving: {name} is {value!r}, expected {' or '.join(map(repr, valid))}.")
+
+
+def _check_room(arena: Arena, vehicles: int, walkers: int) -> None:
+    """Raise ValueError for counts that make no sense."""
+    for name, value in (("vehicles", vehicles), ("walkers", walkers)):
+        if value < 0:
+            raise ValueError(f"driving: {name} is {value}, expected 0 or more.")
+    spawns = arena.spawn_range[:, 1] - arena.spawn_range[:, 0]
+    room = int(spawns.min())
+    if vehicles > room:
+        raise ValueError(
+            f"driving: {vehicles} vehicles, but map {int(spawns.argmin())} has places for {room} to start. Ask for "
+            f"vehicles={room} or fewer, or choose larger maps."
+        )
