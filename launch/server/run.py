@@ -70,14 +70,14 @@ def _server(app: App, ready: Callable[[], None]) -> uvicorn.Server:
 
 
 @contextmanager
-def background(app: App, port: int = 0) -> Iterator[str]:
-    """Serve this machine in a thread of this process, and give the URL.
+def background(app: App, port: int = 0, host: str = "127.0.0.1") -> Iterator[str]:
+    """Serve in a thread of this process, and give the URL. By default nobody but this machine is served.
 
     Raises:
         RuntimeError: The server did not start.
     """
     started = threading.Event()
-    bound = bind("127.0.0.1", port)
+    bound = bind(host, port)
     server = _server(app, started.set)
     thread = threading.Thread(target=server.run, args=([bound],), name="palaestra server", daemon=True)
     thread.start()
