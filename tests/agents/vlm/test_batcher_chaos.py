@@ -77,9 +77,15 @@ def check(reply: Reply, text: str) -> None:
 
 
 def balanced(batcher: Batcher) -> bool:
-    m = batcher.metrics()
-    ended = m.answered + m.refused + m.late + m.cancelled + m.failed
-    return m.submitted == ended and m.depth == m.waiting == m.in_flight == 0
+    """Whether every ask is accounted for and none is left, soon: the last replies may be on their way."""
+    end = time.monotonic() + 5
+    while time.monotonic() < end:
+        m = batcher.metrics()
+        ended = m.answered + m.refused + m.late + m.cancelled + m.failed
+        if m.submitted == ended and m.depth == m.waiting == m.in_flight == 0:
+            return True
+        time.sleep(0.001)
+    return False
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -149,6 +149,8 @@ class Stories(RuleBasedStateMachine):
             for job in self.batch.jobs:
                 assert not self.cancelled & set(job.waiters)
                 assert all(w.deadline is None or w.deadline > self.now for w in job.waiters)
+            if not self.batch.jobs:
+                self.batch = None
 
     @rule(cut=st.integers(1, 3), failing=st.booleans())
     def finish(self, cut: int, failing: bool) -> None:
