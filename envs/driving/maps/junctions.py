@@ -18,8 +18,9 @@ SLOWEST = 4.0
 """m/s: the lowest limit of a turn."""
 YELLOW, ALL_RED = 3.0, 1.5
 """Seconds after each green."""
-ENTRY = 0.38
-"""Radians round the ring between an arm's middle and where its lanes meet the ring."""
+ENTRY, ENTRY_SHARE = 0.52, 0.35
+"""Radians round the ring between an arm's middle and where its lanes meet the ring; at most this share of the angle
+to the next arm."""
 
 
 def build(network: Network, name: str, greens: tuple[float, float]) -> LaneGraph:
@@ -158,7 +159,9 @@ def add_roundabout(graph: LaneGraph, name: str, node: Node, arms: list[Arm]) -> 
     width = max(arm.width for arm in arms) + 1.0
     limit = float(np.sqrt(LATERAL * node.ring))
     angles = [float(np.arctan2(*(arm.point - node.position)[::-1])) for arm in arms]
-    marks = [angle + side * ENTRY for angle in angles for side in (-1, 1)]
+    gaps = [float(wrap(after - angle) % (2 * np.pi)) for angle, after in pairwise([*angles, angles[0]])]
+    entry = min(ENTRY, ENTRY_SHARE * min(gaps))
+    marks = [angle + side * entry for angle in angles for side in (-1, 1)]
     marks = [marks[0] + float(wrap(mark - marks[0]) % (2 * np.pi)) for mark in marks] + [marks[0] + 2 * np.pi]
     ring = []
     for number, (low, high) in enumerate(pairwise(marks)):

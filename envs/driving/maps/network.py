@@ -12,7 +12,7 @@ from palaestra.envs.driving.curves import Floats, between, direction, headings, 
 from palaestra.envs.driving.lanes import Lane, LaneGraph
 
 Kind = Literal["end", "signal", "priority", "stop", "roundabout"]
-CORNER = 6.0
+CORNER = 7.0
 """Metres between the kerbs' meeting point and where junction arms begin."""
 SETBACK = 5.5
 """Metres from a stop line to the junction proper: room for a crosswalk."""
@@ -141,7 +141,7 @@ def _radius(network: Network, name: str) -> float:
     if node.kind == "end":
         return 0.0
     if node.kind == "roundabout":
-        return node.ring + 13.0
+        return node.ring + 12.0
     directions, halves = [], []
     for edge in network.edges.values():
         for end, at in ((0, edge.ends[0]), (-1, edge.ends[1])):

@@ -32,7 +32,7 @@ def town(seed: int = 0, split: Split = "train", size: Place | None = None) -> La
     for number, (column, row) in enumerate(np.ndindex(columns, rows)):
         shake = np.array([draw.uniform(-9.0, 9.0), draw.uniform(-9.0, 9.0)])
         node = Node(np.array([column * block[0], row * block[1]]) + shake, kinds[(first + number) % len(kinds)])
-        node.ring = draw.uniform(13.0, 16.0)
+        node.ring = draw.uniform(14.0, 17.0)
         node.signals = "split" if draw.chance(0.25) else "permissive"
         network.nodes[f"{column},{row}"] = node
     _add_streets(network, draw, (columns, rows))
