@@ -13,6 +13,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from palaestra.launch.bench_exploration import exploration
+from palaestra.launch.bench_server import server
 
 if TYPE_CHECKING:
     import gymnasium
@@ -75,7 +76,7 @@ def worlds(
     return result
 
 
-BENCHES: dict[str, Callable[..., dict[str, Any]]] = {"worlds": worlds, "exploration": exploration}
+BENCHES: dict[str, Callable[..., dict[str, Any]]] = {"worlds": worlds, "exploration": exploration, "server": server}
 """The benches by name. Each returns what it measured, ready to be written as JSON."""
 
 
