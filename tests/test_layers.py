@@ -15,7 +15,11 @@ HEAVY = frozenset(
     | {"matplotlib", "imageio", "tensorboard", "transformers", "peft", "open_clip", "torchvision", "PIL"}
     | {"fastapi", "starlette", "uvicorn", "httpx", "prometheus_client", "ray", "openai", "litserve"}
 )
-BACK_ROOMS = {"agents/baselines.py": {"stable_baselines3"}, "envs/manipulation/quick.py": {"mani_skill", "sapien"}}
+BACK_ROOMS = {
+    "agents/baselines.py": {"stable_baselines3"},
+    "envs/manipulation/quick.py": {"mani_skill", "sapien"},
+    "launch/server/protocol.py": {"uvicorn"},
+}
 """Files that are about one package and subclass its classes: they may import it, and are imported inside functions."""
 PICKLES = frozenset(["pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"])
 SLOW_TO_START = frozenset({"torch", "gymnasium", "numpy", "scipy"}) | HEAVY

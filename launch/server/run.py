@@ -49,6 +49,8 @@ def serve(app: App, bound: socket.socket, ready: Callable[[], None]) -> None:
 def _server(app: App, ready: Callable[[], None]) -> uvicorn.Server:
     import uvicorn
 
+    from palaestra.launch.server.protocol import OneWriteProtocol
+
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
@@ -57,6 +59,8 @@ def _server(app: App, ready: Callable[[], None]) -> uvicorn.Server:
     return Server(
         uvicorn.Config(
             app,
+            http=OneWriteProtocol,
+            proxy_headers=False,
             backlog=BACKLOG,
             log_level="warning",
             access_log=False,

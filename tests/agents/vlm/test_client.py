@@ -230,7 +230,7 @@ def test_what_is_no_address_is_refused_at_once(url: str) -> None:
 @contextmanager
 def served(port: int) -> Iterator[None]:
     """An echo at a fixed port."""
-    with background(App({"m": Batcher(EchoEngine())}, ROUTES, drain_seconds=1), port):
+    with background(App({"m": Batcher(EchoEngine())}, ROUTES, drain_seconds=1), port=port):
         yield
 
 

@@ -181,7 +181,7 @@ def test_urls_that_hold_no_picture_are_refused(url: str, reason: str) -> None:
         from_url(url)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.data())
 def test_damaged_files_are_refused_or_read_never_worse(data: st.DataObject) -> None:
     """Whatever byte is changed, the outcome is a picture or an AskError."""

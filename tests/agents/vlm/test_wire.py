@@ -228,7 +228,7 @@ JSON = st.recursive(
 NAMES = st.sampled_from(sorted(wire._CHAT | wire._NEUTRAL.keys() | {"input", "observation", "encoding_format"}))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.sampled_from([Generate, Embed, Act]), st.dictionaries(NAMES, JSON), st.booleans())
 def test_any_json_is_a_request_or_an_ask_error(kind: type[Ask], body: dict[str, Any], well_begun: bool) -> None:
     if well_begun:
@@ -239,7 +239,7 @@ def test_any_json_is_a_request_or_an_ask_error(kind: type[Ask], body: dict[str, 
         assert str(error)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(JSON)
 def test_any_json_is_a_reply_or_an_engine_error(body: Any) -> None:
     for ask in (SCENE, Embed("x"), Act(WORLD)):
@@ -250,7 +250,7 @@ def test_any_json_is_a_reply_or_an_engine_error(body: Any) -> None:
                 assert "OpenAI's shape" in str(error)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.binary(max_size=200), st.integers(0, 300))
 def test_any_bytes_unpack_or_are_refused(noise: bytes, at: int) -> None:
     sound = packing.pack({"model": "m"}, {"x": torch.ones(2, 3), "y": torch.zeros(3, dtype=torch.uint8)})
