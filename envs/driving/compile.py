@@ -170,20 +170,21 @@ def _conflicts(graph: LaneGraph, tracks: list[Track]) -> dict[str, Array]:
 
 def _crossings(graph: LaneGraph, tracks: list[Track]) -> dict[str, Array]:
     """Return the crosswalks that each lane crosses, in the order in which it does."""
+    points = np.concatenate([track.points for track in tracks])
+    lane_of = np.repeat(np.arange(len(tracks)), [len(track.points) for track in tracks])
+    first = np.searchsorted(lane_of, np.arange(len(tracks)))
     rows: list[list[tuple[float, int]]] = [[] for _ in tracks]
     for number, crosswalk in enumerate(graph.crosswalks):
-        start, axis = crosswalk[0], crosswalk[1] - crosswalk[0]
-        reach = float(np.linalg.norm(axis))
-        axis = axis / reach
-        for lane, track in enumerate(tracks):
-            away = track.points - start
-            side = away[:, 1] * axis[0] - away[:, 0] * axis[1]
-            at = np.flatnonzero(side[:-1] * side[1:] <= 0)
-            for first in at[:1]:
-                share = side[first] / (side[first] - side[first + 1]) if side[first] != side[first + 1] else 0.0
-                where = (away[first] + share * (away[first + 1] - away[first])) @ axis
-                if 0 <= where <= reach:
-                    rows[lane].append((float(first + share) * track.spacing, number))
+        reach = float(np.linalg.norm(crosswalk[1] - crosswalk[0]))
+        axis = (crosswalk[1] - crosswalk[0]) / reach
+        away = points - crosswalk[0]
+        side, along = away[:, 1] * axis[0] - away[:, 0] * axis[1], away @ axis
+        passed = (side[:-1] < 0) != (side[1:] < 0)
+        for at in np.flatnonzero(passed & (lane_of[:-1] == lane_of[1:])):
+            share = side[at] / (side[at] - side[at + 1])
+            lane = int(lane_of[at])
+            if 0 <= along[at] + share * (along[at + 1] - along[at]) <= reach:
+                rows[lane].append((float(at - first[lane] + share) * tracks[lane].spacing, number))
     most = max(1, *(len(row) for row in rows))
     crossing, station = np.full((len(tracks), most), -1), np.zeros((len(tracks), most))
     for lane, row in enumerate(rows):
@@ -205,7 +206,11 @@ def _routes(graph: LaneGraph, tracks: list[Track]) -> dict[str, Array]:
     def rows(values: list[Array]) -> Array:
         return _stack([value[None] for value in values], 0, repeat=True)
 
-    widths = [_half_widths(path.lane, path.station, tracks) for path in paths]
+    half = np.concatenate([track.half_width for track in tracks])
+    spacing = np.array([track.spacing for track in tracks])
+    counts_of = np.array([len(track.points) for track in tracks])
+    first = np.cumsum(counts_of) - counts_of
+    widths = [half[first[path.lane] + np.rint(path.station / spacing[path.lane]).astype(int)] for path in paths]
     return {
         "route_count": counts,
         "route_position": rows([path.points for path in paths]),
@@ -217,12 +222,6 @@ def _routes(graph: LaneGraph, tracks: list[Track]) -> dict[str, Array]:
         "route_station": rows([path.station for path in paths]),
         "route_command": rows([path.command for path in paths]),
     }
-
-
-def _half_widths(lane: Array, station: Array, tracks: list[Track]) -> Array:
-    """Return [q] the half widths of lanes [q] at stations [q]."""
-    nearest = [round(float(at) / tracks[one].spacing) for one, at in zip(lane, station, strict=True)]
-    return np.array([tracks[one].half_width[at] for one, at in zip(lane, nearest, strict=True)])
 
 
 def _spawns(graph: LaneGraph, tracks: list[Track]) -> dict[str, Array]:

@@ -19,8 +19,16 @@ def stations(points: Floats) -> Floats:
 
 
 def slopes(values: Floats, at: Floats) -> Floats:
-    """Return the derivative of values [n, ...] with respect to `at` [n], of second order where n allows it."""
-    return np.asarray(np.gradient(values, at, axis=0, edge_order=2 if len(at) > 2 else 1), dtype=np.float64)
+    """Return the derivative of values [n, ...] with respect to `at` [n]: that of parabolas through 3 points each."""
+    width = (at[1:] - at[:-1]).reshape(-1, *[1] * (values.ndim - 1))
+    slope = (values[1:] - values[:-1]) / width
+    result = np.empty_like(values)
+    if len(at) == 2:
+        result[:] = slope
+        return result
+    result[1:-1] = (width[:-1] * slope[1:] + width[1:] * slope[:-1]) / (width[:-1] + width[1:])
+    result[0], result[-1] = 2 * slope[0] - result[1], 2 * slope[-1] - result[-2]
+    return result
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +51,10 @@ class Curve:
     def at(self, where: Floats) -> Floats:
         """Return points [k, 2] at stations [k]."""
         index = np.clip(np.searchsorted(self.along, where, side="right") - 1, 0, len(self.along) - 2)
-        begin, width = self.along[index], np.diff(self.along)[index][:, None]
-        share = (where - begin)[:, None] / width
-        rest = 1 - share
         after = index + 1
+        width = (self.along[after] - self.along[index])[:, None]
+        share = (where - self.along[index])[:, None] / width
+        rest = 1 - share
         near = (1 + 2 * share) * self.points[index] + share * width * self.tangent[index]
         far = (1 + 2 * rest) * self.points[after] - rest * width * self.tangent[after]
         return np.asarray(rest * rest * near + share * share * far)

@@ -137,9 +137,12 @@ def _stripes(crosswalk: Floats) -> Floats:
 def _inside(corners: Floats) -> Floats:
     """Return points [n, 2] all over a polygon [k, 2], by the even-odd rule."""
     low, high = corners.min(0), corners.max(0)
-    x, y = np.meshgrid(np.arange(low[0], high[0], GRAIN), np.arange(low[1], high[1], GRAIN))
-    inside = np.zeros(x.shape, dtype=bool)
-    for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
-        if y0 != y1:
-            inside ^= ((y0 > y) != (y1 > y)) & (x < x0 + (y - y0) / (y1 - y0) * (x1 - x0))
-    return np.stack((x[inside], y[inside]), 1)
+    x, y = (np.arange(*ends, GRAIN) for ends in zip(low, high, strict=True))
+    inside = np.zeros((len(y), len(x)), dtype=bool)
+    for start, end in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+        (x0, y0), (x1, y1) = sorted((start, end), key=lambda corner: float(corner[1]))
+        first, last = np.searchsorted(y, (y0, y1))
+        edge = x0 + (y[first:last] - y0) / max(y1 - y0, 1e-9) * (x1 - x0)
+        inside[first:last] ^= x < edge[:, None]
+    row, column = np.nonzero(inside)
+    return np.stack((x[column], y[row]), 1)
