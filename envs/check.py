@@ -71,7 +71,8 @@ def check(
         count: How many rows of a named world, at least 2.
         chunk: How many actions a turn of a named world.
         seed: Of starts and actions.
-        turns: The most turns to wait for each row to end two episodes.
+        turns: The most turns to wait for each row to end two episodes; up to four times as many where one of the
+            world's episodes may take longer.
         options: Of a named world: `device`, and its own.
 
     Raises:
@@ -85,6 +86,7 @@ def check(
     except (ValueError, TypeError, RuntimeError) as error:
         return Report(str(worlds), (Finding("start", "fail", str(error), "Make the world start, then check again."),))
     findings: list[Finding] = []
+    turns = max(turns, min(4 * turns, -(-(made.spec.max_steps or 0) // made.spec.chunk)))
     try:
         findings += declared(made)
         play = Play(made, seed, turns, seed)

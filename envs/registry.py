@@ -27,6 +27,7 @@ import torch
 from gymnasium.vector import VectorEnv
 
 from palaestra.envs.core import Worlds
+from palaestra.envs.driving.world import WORLDS as DRIVING
 from palaestra.envs.lockstep import LockstepWorlds
 from palaestra.envs.pool import PoolWorlds
 from palaestra.envs.toy import ReachEnv
@@ -38,7 +39,7 @@ Factory = Callable[..., gymnasium.Env[Any, Any] | VectorEnv[Any, Any, Any]]
 
 _COUNTS = ("count", "num_envs")
 _MANISKILL = "maniskill/"
-_registered: dict[str, Factory] = {"toy/reach-v0": ReachEnv}
+_registered: dict[str, Factory] = {"toy/reach-v0": ReachEnv, **DRIVING}
 
 
 def make(

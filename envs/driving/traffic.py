@@ -14,15 +14,13 @@ from palaestra.envs.driving.state import DT, FAR, State
 from palaestra.envs.driving.tables import SLOWING, OfLane, OfPoint, Tables
 
 PUSH = 3.0
-"""m/s²: a driver's comfortable acceleration. This and the next five are highway-env's."""
+"""m/s²: a driver's comfortable acceleration. This and the next three are highway-env's."""
 SLOW = 5.0
 """m/s²: comfortable deceleration."""
 STANDSTILL = 5.0
 """Metres between standing cars."""
 HEADWAY = 1.5
 """Seconds that a driver keeps to the car ahead."""
-EXPONENT = 4
-"""How late the acceleration fades towards the desired speed."""
 EMERGENCY = 8.0
 """m/s²: the hardest braking."""
 LINE_GAP = 1.0
@@ -62,8 +60,9 @@ def pressure(speed: Tensor, gap: Tensor, closing: Tensor, keep: Tensor | float, 
 
 def acceleration(speed: Tensor, desired: Tensor, pressed: Tensor) -> Tensor:
     """Return the intelligent driver model's acceleration, bounded below by emergency braking."""
-    free = (speed / desired.clamp(min=0.1)).square().square()
-    return (PUSH * (1 - free - pressed.square())).clamp(-EMERGENCY, PUSH)
+    free = (speed / desired.clamp(min=0.1)).square().square()  # the model's exponent is 4
+    push: Tensor = PUSH * (1 - free - pressed.square())
+    return push.clamp(-EMERGENCY, PUSH)
 
 
 def lane_rows(state: State, tables: Tables) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import gymnasium
@@ -276,3 +277,17 @@ def _check_room(arena: Arena, vehicles: int, walkers: int) -> None:
             f"driving: {vehicles} vehicles, but map {int(spawns.argmin())} has places for {room} to start. Ask for "
             f"vehicles={room} or fewer, or choose larger maps."
         )
+
+
+WORLDS: dict[str, partial[DrivingEnv]] = {
+    "driving/highway-v0": partial(DrivingEnv, maps="highway", walkers=0, cruise=20.0),
+    "driving/junction-v0": partial(DrivingEnv, maps="junctions"),
+    "driving/signalised-v0": partial(DrivingEnv, maps="signalised"),
+    "driving/priority-v0": partial(DrivingEnv, maps="priority"),
+    "driving/roundabout-v0": partial(DrivingEnv, maps="roundabout"),
+    "driving/arterial-v0": partial(DrivingEnv, maps="arterial"),
+    "driving/lane-drop-v0": partial(DrivingEnv, maps="lane-drop"),
+    "driving/streets-v0": partial(DrivingEnv, maps="streets"),
+    "driving/town-v0": partial(DrivingEnv, maps="town"),
+}
+"""Worlds by the ids under which the registry makes them."""

@@ -1,0 +1,60 @@
+"""A scripted expert: pure pursuit along the route, the intelligent driver model, and the rules that traffic keeps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from palaestra.envs.driving.dynamics import AXLE, BRAKE, DRAG, LOCK, PUSH, TOP_SPEED
+from palaestra.envs.driving.route import row_at
+from palaestra.envs.driving.state import State
+from palaestra.envs.driving.tables import OfRoute, Tables
+from palaestra.envs.driving.traffic import HEADWAY, LINE_GAP, acceleration, lane_rows, pressure
+from palaestra.envs.driving.watch import look
+
+if TYPE_CHECKING:
+    from palaestra.envs.driving.world import DrivingEnv
+
+STANDSTILL = 3.0
+"""Metres that the expert keeps to a standing car."""
+REACH = 3.0, 0.45
+"""Metres, and seconds of driving, ahead on the route of the point that is steered for."""
+
+
+def expert_action(env: DrivingEnv) -> Tensor:
+    """Return the expert's actions, [W, 2] float32 in [-1, 1], reading the worlds' state directly."""
+    state, tables = env.state, env.tables
+    slot = torch.zeros(state.worlds, 1, dtype=torch.int64, device=env.device)
+    look(state, env.arena, tables, lane_rows(state, tables), slot)
+    push = _push(state, tables, env.cruise)
+    speed = state.vehicles.speed[:, 0]
+    push = push + DRAG * speed
+    pedal = torch.where(push > 0, push / (PUSH - PUSH / TOP_SPEED * speed).clamp(min=0.1), push / BRAKE)
+    return torch.stack((pedal.clamp(-1, 1), pursue(state, tables)), 1)
+
+
+def pursue(state: State, tables: Tables) -> Tensor:
+    """Return the steering of pure pursuit, [W] float32 in [-1, 1]: the arc through a point ahead on the route."""
+    cars = state.vehicles
+    reach = (REACH[0] + REACH[1] * cars.speed[:, 0]).round().long()
+    index = (state.ego.pointer + reach).clamp(max=tables.most - 1) + state.clocks.route * tables.most
+    point = tables.route_points.index_select(0, index)
+    x, y = point[:, 0] - cars.x[:, 0], point[:, 1] - cars.y[:, 0]
+    cos, sin = cars.cos[:, 0], cars.sin[:, 0]
+    curvature = 2 * (y * cos - x * sin) / (x.square() + y.square()).clamp(min=1.0)
+    slip = torch.asin((curvature * AXLE).clamp(-0.9, 0.9))
+    return (-torch.atan(2 * torch.tan(slip)) / LOCK).clamp(-1, 1)
+
+
+def _push(state: State, tables: Tables, cruise: float) -> Tensor:
+    """Return the wanted acceleration, [W] m/s²."""
+    cars = state.vehicles
+    speed, leader = cars.speed[:, 0], cars.leader[:, :1]
+    gap = cars.leader_gap[:, 0] + cars.odometer.gather(1, leader)[:, 0] - cars.odometer[:, 0]
+    closing = speed - cars.speed.gather(1, leader)[:, 0]
+    pressed = pressure(speed, gap, closing, HEADWAY, STANDSTILL)
+    line = pressure(speed, cars.stop_at[:, 0] - cars.odometer[:, 0] + LINE_GAP, speed, 0.0, 2 * LINE_GAP)
+    wish = row_at(state, tables)[:, OfRoute.SPEED].clamp(max=cruise)
+    return acceleration(speed, wish, torch.maximum(pressed, line))
