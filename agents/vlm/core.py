@@ -206,16 +206,21 @@ def digest(ask: Ask) -> str | None:
     return hashlib.sha256(repr(_plain(ask)).encode()).hexdigest()[:32]
 
 
+_LEAVES = frozenset({str, int, float, bool, type(None)})
+
+
 def _plain(value: object) -> object:
     """Return a value that reads the same (`repr`) only for equal content: tensors as what they hold, hashed.
 
     SHA-256, since processors have instructions for it: hashing a picture takes longer than all else about an ask.
     """
+    if type(value) in _LEAVES:
+        return value
     if isinstance(value, Tensor):
         content = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
         return str(value.dtype), tuple(value.shape), hashlib.sha256(content).digest()
-    if isinstance(value, tuple):
-        return tuple(_plain(item) for item in value)
+    if isinstance(value, (tuple, list)):
+        return tuple([_plain(item) for item in value])
     if hasattr(value, "__dataclass_fields__"):
-        return type(value).__name__, *(_plain(getattr(value, name)) for name in value.__dataclass_fields__)
-    return value
+        return type(value).__name__, *[_plain(getattr(value, name)) for name in value.__dataclass_fields__]
+    raise TypeError(f"an ask holds no {type(value).__name__}.")
