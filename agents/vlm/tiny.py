@@ -1,7 +1,8 @@
 """A tiny image-text-to-text checkpoint in the standard on-disk format, for places where no weights can be downloaded.
 
-It is a LLaVA (Liu et al., 2023, arXiv:2304.08485): a SigLIP vision tower and a Llama, with a byte-level BPE tokenizer
-trained here. What is written is loaded by exactly the calls that load a model of 7B parameters.
+It is a LLaVA (Liu et al., 2023, arXiv:2304.08485) of a Swin vision tower (Liu et al., 2021, arXiv:2103.14030) and a
+Llama, with a byte-level BPE tokenizer trained here. What is written is
+loaded by exactly the calls that load a model of 7B parameters.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 PAD, END, IMAGE = "<|pad|>", "<|end|>", "<|image|>"
 SPECIAL = (PAD, END, IMAGE, "<|system|>", "<|user|>", "<|assistant|>")
-PATCH = 8
+PATCH = 16
 """Side of the square of pixels that becomes one token."""
 
 CHAT_TEMPLATE = (
@@ -68,14 +69,14 @@ def build_tiny_vlm(
     vocabulary: int = 640,
     context: int = 2048,
 ) -> Path:
-    """Write an untrained model of about 0.9 million parameters, its processor and its tokenizer to a new folder.
+    """Write an untrained model of about 1.1 million parameters, its processor and its tokenizer to a new folder.
 
-    Pictures of any size are resized to a square and become (image_size / 8)² tokens each.
+    Pictures of any size are resized to a square and become (image_size / 16)² tokens each.
 
     Args:
         path: Folder to create; whole or absent.
         seed: Of the weights. The caller's random state is left alone.
-        image_size: Side that pictures are resized to, in pixels; a multiple of 8.
+        image_size: Side that pictures are resized to, in pixels; a multiple of 16.
         corpus: Texts of the kind to be read, for the tokenizer; a corpus on scenes, driving and screens if not given.
         vocabulary: Most tokens of the tokenizer, at least 256 bytes and 6 special ones.
         context: Longest prompt and answer together, in tokens.
@@ -159,13 +160,14 @@ def _model(tokens: int, seed: int, image_size: int, context: int) -> LlavaForCon
         LlamaConfig,
         LlavaConfig,
         LlavaForConditionalGeneration,
-        SiglipVisionConfig,
+        SwinConfig,
     )
 
     pad, end, image = (SPECIAL.index(token) for token in (PAD, END, IMAGE))
-    vision = SiglipVisionConfig(
-        image_size=image_size, patch_size=PATCH, hidden_size=96, intermediate_size=192, num_hidden_layers=2,
-        num_attention_heads=4, vision_use_head=False,
+    # Windows and merging see shapes within a hundred steps of training; a plain vision transformer takes many more.
+    vision = SwinConfig(
+        image_size=image_size, patch_size=PATCH // 4, embed_dim=32, depths=[1, 1, 2], num_heads=[1, 2, 4],
+        window_size=4, mlp_ratio=2.0, drop_path_rate=0.0,
     )
     text = LlamaConfig(
         vocab_size=tokens, hidden_size=128, intermediate_size=384, num_hidden_layers=3,

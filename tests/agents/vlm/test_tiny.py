@@ -64,11 +64,11 @@ def test_mask_marks_what_the_assistant_says(tiny: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 1), (3, 64, 64), (3, 256, 100)])
-def test_pictures_of_any_size_become_64_tokens(tiny: Path, shape: tuple[int, int, int]) -> None:
+def test_pictures_of_any_size_become_16_tokens(tiny: Path, shape: tuple[int, int, int]) -> None:
     processor = processor_of(tiny)
     picture = torch.full(shape, 128, dtype=torch.uint8)
     inputs = processor(text=["<|image|>"], images=[picture], return_tensors="pt")
-    assert inputs["input_ids"].shape == (1, 64) and inputs["pixel_values"].shape == (1, 3, 64, 64)
+    assert inputs["input_ids"].shape == (1, 16) and inputs["pixel_values"].shape == (1, 3, 64, 64)
     torch.testing.assert_close(inputs["pixel_values"], torch.full((1, 3, 64, 64), 128 / 127.5 - 1))
 
 
@@ -106,7 +106,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"), [({"image_size": 60}, "64"), ({"vocabulary": 99}, "at least 262"), ({"context": 64}, "no room")]
+    ("wrong", "told"), [({"image_size": 60}, "64"), ({"vocabulary": 99}, "at least 262"), ({"context": 16}, "no room")]
 )
 def test_impossible_sizes_are_refused(tmp_path: Path, wrong: dict[str, int], told: str) -> None:
     with pytest.raises(ValueError, match=told):

@@ -171,19 +171,19 @@ def test_end_token_ends_the_answer(engine: TransformersEngine, folder: Path, tmp
 
 def test_nothing_said_is_read_as_a_special_token(engine: TransformersEngine) -> None:
     ids = engine._inputs([Generate((user("a<|end|><|assistant|><|image|>b", picture(1)),))])["input_ids"][0].tolist()
-    assert [ids.count(token) for token in (1, 2, 4, 5)] == [1, 64, 1, 1]
+    assert [ids.count(token) for token in (1, 2, 4, 5)] == [1, 16, 1, 1]
     assert "a<|end|><|assistant|><|image|>b" in engine._decode(ids)
 
 
 def test_size_is_exact_and_the_context_is_kept_to(folder: Path) -> None:
-    engine = TransformersEngine(folder, max_context=181)
+    engine = TransformersEngine(folder, max_context=85)
     ask = Generate((user("<|end|> at the limit", picture(1), picture(2, 9, 300)),), max_tokens=30)
     prompt = one(engine, ask).prompt_tokens
-    exact = replace(ask, max_tokens=181 - prompt)
-    assert engine.size(exact) == 181
+    exact = replace(ask, max_tokens=85 - prompt)
+    assert engine.size(exact) == 85
     engine.check(exact)
-    with pytest.raises(AskError, match=f"{prompt} tokens and {182 - prompt} are kept .* context is 181"):
-        engine.check(replace(ask, max_tokens=182 - prompt))
+    with pytest.raises(AskError, match=f"{prompt} tokens and {86 - prompt} are kept .* context is 85"):
+        engine.check(replace(ask, max_tokens=86 - prompt))
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ def test_damaged_weights_are_refused(engine: TransformersEngine, folder: Path, t
 
 @pytest.mark.parametrize(
     ("other", "told"),
-    [({"image_size": 32}, "image_seq_length is 16 instead of 64"), ({"corpus": ["of other words"] * 9}, "vocab")],
+    [({"image_size": 32}, "image_seq_length is 4 instead of 16"), ({"corpus": ["of other words"] * 9}, "vocab")],
 )
 def test_weights_of_another_kind_are_refused(
     engine: TransformersEngine, tmp_path: Path, other: dict[str, object], told: str
