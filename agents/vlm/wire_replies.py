@@ -22,6 +22,8 @@ from palaestra.agents.vlm.core import Act, Action, Ask, Embed, EngineError, Gene
 
 EXTENSION = "palaestra"
 """Under which ours stands beside theirs."""
+IMPOSSIBLE = -9999.0
+"""OpenAI's logarithm of probability 0, for which JSON has no number."""
 
 
 def write_chat(model: str, replies: Sequence[Reply]) -> dict[str, Any]:
@@ -35,7 +37,7 @@ def write_chat(model: str, replies: Sequence[Reply]) -> dict[str, Any]:
                 "message": {"role": "assistant", "content": text.text, "refusal": None},
                 "logprobs": _logprobs(text),
                 "finish_reason": text.finish,
-                EXTENSION: _extension(reply) | {"tokens": text.tokens, "scores": text.scores},
+                EXTENSION: _extension(reply) | {"tokens": text.tokens, "scores": _logarithms(text.scores)},
             }
         )
     return _envelope("chat.completion", model, replies) | {"choices": choices, "usage": usage}
@@ -82,11 +84,20 @@ def _text(reply: Reply) -> Text:
 def _logprobs(text: Text) -> dict[str, Any] | None:
     if not text.logprobs:
         return None
+    if len(text.logprobs) != len(text.token_texts):
+        raise EngineError(f"the engine gave {len(text.logprobs)} log-probabilities of {len(text.token_texts)} tokens.")
     content = [
         {"token": token, "logprob": value, "bytes": list(token.encode()), "top_logprobs": []}
-        for token, value in zip(text.token_texts, text.logprobs, strict=True)
+        for token, value in zip(text.token_texts, _logarithms(text.logprobs), strict=True)
     ]
     return {"content": content, "refusal": None}
+
+
+def _logarithms(values: tuple[float, ...]) -> list[float]:
+    """Return logarithms of probabilities as JSON can hold them."""
+    if any(value != value for value in values):
+        raise EngineError("the engine's log-probabilities hold NaN.")
+    return [max(value, IMPOSSIBLE) for value in values]
 
 
 def _extension(reply: Reply) -> dict[str, Any]:
@@ -111,7 +122,7 @@ def write_embeddings(model: str, replies: Sequence[Reply], as_base64: bool) -> d
     for index, reply in enumerate(replies):
         if not isinstance(reply.answer, Vector):
             raise EngineError(f"the engine answered an embedding with {type(reply.answer).__name__}, not Vector.")
-        values, tokens = reply.answer.values, tokens + reply.answer.prompt_tokens
+        values, tokens = _finite(reply.answer.values), tokens + reply.answer.prompt_tokens
         vector = base64.b64encode(values.numpy().tobytes()).decode() if as_base64 else values.tolist()
         data.append({"object": "embedding", "index": index, "embedding": vector, EXTENSION: _extension(reply)})
     return {
@@ -127,13 +138,17 @@ def write_action(model: str, reply: Reply, tensors: dict[str, Tensor] | None) ->
     if not isinstance(reply.answer, Action):
         raise EngineError(f"the engine answered an observation with {type(reply.answer).__name__}, not Action.")
     action: Any = reply.answer.action
-    if isinstance(action, Tensor):
-        if tensors is None:
-            action = action.tolist()
-        else:
-            tensors["action"] = action
-            action = packing.PREFIX + "action"
+    if isinstance(action, Tensor) and tensors is not None:
+        tensors["action"], action = _finite(action), packing.PREFIX + "action"
+    elif isinstance(action, Tensor):
+        action = _finite(action).tolist()
     return {"object": "action", "model": model, "action": action, EXTENSION: _extension(reply)}
+
+
+def _finite(values: Tensor) -> Tensor:
+    if not bool(values.isfinite().all()):
+        raise EngineError("the engine's answer holds NaN or infinity.")
+    return values
 
 
 def read(ask: Ask, body: dict[str, Any], tensors: dict[str, Tensor] | None = None) -> Reply:

@@ -86,7 +86,7 @@ class HttpError(Exception):
 
 def as_json(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Answer:
     """Return an answer in JSON."""
-    return Answer(json.dumps(value).encode(), status, JSON, headers or {})
+    return Answer(json.dumps(value, allow_nan=False).encode(), status, JSON, headers or {})
 
 
 class App:

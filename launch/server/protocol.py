@@ -1,7 +1,7 @@
-"""uvicorn's HTTP protocol with one write an answer: its head and its body go out together.
+"""uvicorn's HTTP protocol, with one write an answer and with an end to waiting for a request.
 
-uvicorn writes them one after the other; over a third of the server's time went into the second trip to the kernel
-and into waking the client for half an answer.
+uvicorn writes an answer's head and body one after the other; over a third of the server's time went into the second
+trip to the kernel and into waking the client for half an answer.
 """
 
 from __future__ import annotations
@@ -11,13 +11,45 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+HEAD_SECONDS = 30.0
+"""That a connection may take to send the head of its first request, or of a further one that it has begun."""
 
-class OneWriteProtocol(HttpToolsProtocol):
-    """Gives its connections a transport that keeps heads back."""
+
+class Protocol(HttpToolsProtocol):
+    """Gives its connections a transport that keeps heads back, and hangs up on those that never finish a request's."""
+
+    _waiting: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin a connection."""
-        super().connection_made(_OneWriteTransport(transport))  # type: ignore[arg-type]
+        self._writer = _OneWriteTransport(transport)
+        super().connection_made(self._writer)  # type: ignore[arg-type]
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End a connection."""
+        self._wait(False)
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        super().on_message_begin()
+        self._wait()
+
+    def on_headers_complete(self) -> None:
+        """Have a request's head; its body has a limit of its own."""
+        self._wait(False)
+        super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        """End an answer, which to HEAD has no body to go out with."""
+        self._writer.flush()
+        super().on_response_complete()
+
+    def _wait(self, begin: bool = True) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+        self._waiting = self.loop.call_later(HEAD_SECONDS, self.transport.close) if begin else None
 
 
 class _OneWriteTransport:
@@ -41,7 +73,11 @@ class _OneWriteTransport:
 
     def close(self) -> None:
         """Write what there still is, and hang up."""
-        if self._head:
-            self._transport.write(self._head)
-            self._head = b""
+        self.flush()
         self._transport.close()
+
+    def flush(self) -> None:
+        """Write a head that nothing follows."""
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.write(head)

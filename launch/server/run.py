@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import resource
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 
 BACKLOG = 2048
 """Connections that may wait to be accepted: a thousand clients may come at once."""
+MOST_FILES = 65536
+"""Connections and files that the server may have open, as far as the system allows."""
+SPARE_FILES = 64
+"""Of those, how many are not for connections: whoever comes when the rest is taken is told so (503)."""
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -40,6 +45,9 @@ def address(bound: socket.socket) -> str:
 
 def serve(app: App, bound: socket.socket, ready: Callable[[], None]) -> None:
     """Serve until SIGTERM or Ctrl-C; then no more is taken, what is in progress is finished, and the signal goes on."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))  # shells allow 1024: too few for a crowd
     server = _server(app, ready)
     gc.collect()
     gc.freeze()  # models and modules are not searched for garbage again, which would stop everything now and then
@@ -49,7 +57,7 @@ def serve(app: App, bound: socket.socket, ready: Callable[[], None]) -> None:
 def _server(app: App, ready: Callable[[], None]) -> uvicorn.Server:
     import uvicorn
 
-    from palaestra.launch.server.protocol import OneWriteProtocol
+    from palaestra.launch.server.protocol import Protocol
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -59,7 +67,7 @@ def _server(app: App, ready: Callable[[], None]) -> uvicorn.Server:
     return Server(
         uvicorn.Config(
             app,
-            http=OneWriteProtocol,
+            http=Protocol,
             proxy_headers=False,
             backlog=BACKLOG,
             log_level="warning",
@@ -68,6 +76,7 @@ def _server(app: App, ready: Callable[[], None]) -> uvicorn.Server:
             server_header=False,
             date_header=False,
             timeout_keep_alive=75,
+            limit_concurrency=max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE_FILES, 1),
             timeout_graceful_shutdown=max(int(app.drain_seconds), 1),
         )
     )

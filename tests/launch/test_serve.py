@@ -84,7 +84,7 @@ def test_a_taken_address_is_said() -> None:
         bind("127.0.0.1", taken.getsockname()[1])
 
 
-@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("stop", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_the_command_serves_until_it_is_told_to_stop(tmp_path: Path, stop: signal.Signals) -> None:
     (tmp_path / "token").write_text(TOKEN)
     words = ["serve", "--model", "a=echo:", "--model", "b=echo:?delay=0.01", "--port", "0"]

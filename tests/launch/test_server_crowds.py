@@ -152,8 +152,7 @@ def test_a_client_that_vanishes_takes_its_ask_back(gated: Gated) -> None:
         wait_for(5, lambda: batcher.depth == 0)
         assert batcher.metrics().cancelled == 4
         gated.gate.set()
-        with clients[0].makefile("rb") as heard:
-            assert b'"content": "0"' in heard.read1() + heard.read1()
+        assert b'"content": "0"' in clients[0].recv(65536)
         clients[0].close()
         assert len(gated.seen) == 1
         wait_for(5, lambda: app.held.total == 0)
@@ -172,6 +171,23 @@ def test_slow_clients_hold_nobody_up_and_are_cut_off() -> None:
         for client in slow:
             client.settimeout(5)
             assert client.recv(65536).startswith(b"HTTP/1.1 408")
+            client.close()
+
+
+def test_connections_that_ask_nothing_are_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    from palaestra.launch.server import protocol
+
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.3)
+    with background(App({"m": Batcher(EchoEngine())}, ROUTES)) as url:
+        address = ("127.0.0.1", int(url.rsplit(":", 1)[1]))
+        silent, begun, asking = (socket.create_connection(address, 5) for _ in range(3))
+        begun.sendall(b"GET /health HTTP/1.1\r\nHost:")
+        for _ in range(3):
+            asking.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert asking.recv(65536).startswith(b"HTTP/1.1 200")
+            time.sleep(0.2)
+        assert (silent.recv(1), begun.recv(1)) == (b"", b"")
+        for client in (silent, begun, asking):
             client.close()
 
 

@@ -54,7 +54,7 @@ def _try_all(strategy: Any, url: str, count: int) -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 def test_no_request_breaks_the_server(url: str, path: str) -> None:
-    examples(url, path, 10)
+    examples(url, path, 6)
 
 
 @pytest.mark.slow

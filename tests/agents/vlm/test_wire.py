@@ -302,6 +302,23 @@ def test_errors_of_other_servers_are_read(status: int, answer: object) -> None:
     assert str(faults.read(status, answer, {"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}))
 
 
+def test_numbers_that_json_lacks_become_openai_s_or_the_engine_s_error() -> None:
+    impossible = Text("a", (1,), ("a",), (float("-inf"),), scores=(float("-inf"), -1.0))
+    body = json.loads(json.dumps(wire_replies.write_chat("m", [Reply(impossible, "v")]), allow_nan=False))
+    back = wire_replies.read(SCENE, body).answer
+    assert isinstance(back, Text) and back.logprobs == (-9999.0,) and back.scores == (-9999.0, -1.0)
+    nan = torch.tensor([float("nan")])
+    for write in (
+        lambda: wire_replies.write_chat("m", [Reply(Text("a", (1,), ("a",), (float("nan"),)), "v")]),
+        lambda: wire_replies.write_chat("m", [Reply(Text("a", (1,), (), (-1.0,)), "v")]),
+        lambda: wire_replies.write_embeddings("m", [Reply(Vector(nan), "v")], True),
+        lambda: wire_replies.write_action("m", Reply(Action(nan[None]), "v"), None),
+        lambda: wire_replies.write_action("m", Reply(Action(nan[None]), "v"), {}),
+    ):
+        with pytest.raises(EngineError):
+            write()
+
+
 def test_a_wrong_answer_from_an_engine_is_the_engine_s_error() -> None:
     for write in (
         lambda reply: wire_replies.write_chat("m", [reply]),
