@@ -150,6 +150,8 @@ def _model_class(path: Path) -> Any:
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
+    if config.is_encoder_decoder:
+        raise WeightsError(f"{path} is a {config.model_type}, an encoder-decoder; only decoders are taken.")
     for auto in (transformers.AutoModelForImageTextToText, transformers.AutoModelForCausalLM):
         if type(config) in auto._model_mapping:
             return auto

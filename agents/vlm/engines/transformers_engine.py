@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-import re
-import threading
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +19,7 @@ from palaestra.agents.vlm.checkpoint import (
 )
 from palaestra.agents.vlm.core import Answer, Ask, AskError, Generate, Picture, Text, WeightsError
 from palaestra.agents.vlm.generation import continue_prompts, score_choices
-
-Skeleton = tuple[tuple[str, tuple[str | tuple[int, int], ...]], ...]
-"""A conversation with the height and width of each picture in its place."""
-KEPT = 4096
-"""Prompts whose lengths are remembered."""
+from palaestra.agents.vlm.prompts import Prompts
 
 
 class TransformersEngine:
@@ -75,12 +67,7 @@ class TransformersEngine:
         self.context: int = max_context or getattr(text, "max_position_embeddings", None) or 2**31
         """Most tokens of prompt and answer together."""
         self._ends = _ends(self._checkpoint)
-        words = [token.content for token in self._checkpoint.tokenizer.added_tokens_decoder.values()]
-        self._special = re.compile("|".join(map(re.escape, words)) or "(?!)")
-        # Fast tokenizers may not be used by two threads at once: `check` and `size` have a copy, under a lock.
-        self._counter, self._counting = copy.deepcopy(self._checkpoint.processor), threading.Lock()
-        self._length = lru_cache(KEPT)(self._count)
-        self._picture_length = lru_cache(KEPT)(self._count_picture)
+        self._prompts = Prompts(self._checkpoint)
 
     @property
     def version(self) -> str:
@@ -90,7 +77,7 @@ class TransformersEngine:
     @property
     def takes_pictures(self) -> bool:
         """Whether the model sees."""
-        return self._checkpoint.takes_pictures
+        return self._prompts.takes_pictures
 
     def check(self, ask: Ask) -> None:
         """Raise `AskError` for an ask that this engine can never answer; any thread may call it."""
@@ -99,7 +86,7 @@ class TransformersEngine:
         _check_parameters(ask)
         _check_messages(ask, self.takes_pictures)
         most = self.context - (self._longest_choice(ask) if ask.choices else ask.max_tokens)
-        length = self._length(_skeleton(ask))
+        length = self._prompts.length(ask.messages)
         if length > most:
             raise AskError(
                 f"the prompt has {length} tokens and {self.context - most} are kept for the answer, but the model's "
@@ -110,7 +97,7 @@ class TransformersEngine:
         """Return how many tokens the prompt and the longest answer to it have."""
         if not isinstance(ask, Generate):
             return 1
-        return self._length(_skeleton(ask)) + (self._longest_choice(ask) if ask.choices else ask.max_tokens)
+        return self._prompts.length(ask.messages) + (self._longest_choice(ask) if ask.choices else ask.max_tokens)
 
     def answer(self, asks: Sequence[Ask]) -> Sequence[Answer | Exception]:
         """Answer a batch, in order: asks with choices in one group, the others in another."""
@@ -181,28 +168,12 @@ class TransformersEngine:
         return texts
 
     def _inputs(self, asks: Sequence[Generate]) -> dict[str, Tensor]:
-        """Return the model's inputs for the prompts of asks, padded on the left, on its device."""
-        conversations = [[_turn(m.role, m.content, self.takes_pictures) for m in ask.messages] for ask in asks]
-        options = {"padding": True, "return_tensors": "pt"}
-        inputs = self._template(self._checkpoint.processor, conversations, options)
+        """Return the model's inputs for the prompts of asks, on its device and of its dtype."""
         model = self._checkpoint.model
         return {
             name: value.to(model.device, model.dtype if value.is_floating_point() else None)
-            for name, value in inputs.items()
+            for name, value in self._prompts.encode([ask.messages for ask in asks]).items()
         }
-
-    def _template(
-        self, processor: Any, conversations: list[list[dict[str, Any]]], options: dict[str, Any] | None = None
-    ) -> Any:
-        """Put conversations through the chat template, without reading special tokens in what was said."""
-        forged = any(self._special.search(text) for conversation in conversations for text in _texts(conversation))
-        # A processor takes the options for its tokenizer apart, a tokenizer does not.
-        sees = hasattr(processor, "image_processor")
-        return processor.apply_chat_template(
-            conversations, tokenize=True, return_dict=True, add_generation_prompt=True, sanitize_control_tokens=forged,
-            chat_template=self._checkpoint.processor.chat_template,
-            **({"processor_kwargs": options} if sees else options or {}),
-        )
 
     def _decode(self, tokens: list[int]) -> str:
         """Return what tokens read as."""
@@ -223,65 +194,6 @@ class TransformersEngine:
     def _longest_choice(self, ask: Generate) -> int:
         """Return a bound on the tokens of a choice: none has more than it has bytes."""
         return max(len(choice.encode()) for choice in ask.choices) + 1
-
-    def _count(self, skeleton: Skeleton) -> int:
-        """Return how many tokens a prompt has."""
-        conversation = [_turn(role, content, self.takes_pictures) for role, content in skeleton]
-        sizes = [part for _, content in skeleton for part in content if isinstance(part, tuple)]
-        with self._counting:
-            return self._count_text(conversation) + sum(self._picture_length(*size) for size in sizes)
-
-    def _count_text(self, conversation: list[dict[str, Any]]) -> int:
-        """Return how many tokens a prompt has if each picture is but a mark."""
-        tokenizer = getattr(self._counter, "tokenizer", self._counter)
-        return len(self._template(tokenizer, [conversation])["input_ids"][0])
-
-    def _count_picture(self, height: int, width: int) -> int:
-        """Return how many tokens a picture has more than its mark, from what the processor makes of a blank one."""
-        blank = torch.zeros(height, width, 3, dtype=torch.uint8)
-        try:
-            seen = self._template(self._counter, [[_turn("user", (Picture(blank),), True)]])
-        except Exception as error:
-            raise AskError(f"this model cannot take a picture of {height} x {width} pixels: {error}") from error
-        return len(seen["input_ids"][0]) - self._count_text([_turn("user", ((height, width),), True)])
-
-
-def _skeleton(ask: Generate) -> Skeleton:
-    """Return what the length of a prompt depends on."""
-    return tuple(
-        (
-            message.role,
-            tuple(
-                part if isinstance(part, str) else (part.pixels.shape[0], part.pixels.shape[1])
-                for part in message.content
-            ),
-        )
-        for message in ask.messages
-    )
-
-
-def _turn(role: str, content: Sequence[str | Picture | tuple[int, int]], sees: bool) -> dict[str, Any]:
-    """Return a turn as chat templates take it; a picture of which only the size is given is but a mark."""
-    if not sees:
-        return {"role": role, "content": "".join(part for part in content if isinstance(part, str))}
-    parts: list[dict[str, Any]] = []
-    for part in content:
-        if isinstance(part, str):
-            parts.append({"type": "text", "text": part})
-        elif isinstance(part, Picture):
-            parts.append({"type": "image", "image": part.pixels.permute(2, 0, 1)})
-        else:
-            parts.append({"type": "image"})
-    return {"role": role, "content": parts}
-
-
-def _texts(conversation: list[dict[str, Any]]) -> list[str]:
-    """Return what is said in a conversation."""
-    texts = []
-    for turn in conversation:
-        content = turn["content"]
-        texts += [content] if isinstance(content, str) else [part["text"] for part in content if "text" in part]
-    return texts
 
 
 def _lengths(inputs: dict[str, Tensor]) -> list[int]:

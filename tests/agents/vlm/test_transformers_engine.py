@@ -1,7 +1,9 @@
 """Every row of a batch is answered as if it were alone, and as the model itself would."""
 
+import gc
 import json
 import shutil
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -206,6 +208,38 @@ def test_asks_that_cannot_be_answered_are_refused(
 ) -> None:
     with pytest.raises(AskError, match=told):
         engine.check(replace(ASKS[0], **wrong))
+
+
+def test_turns_that_the_template_refuses_are_refused(folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    template = (copy / "chat_template.jinja").read_text()
+    refusal = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turn') }}{% endif %}"
+    (copy / "chat_template.jinja").write_text(refusal + template)
+    engine = TransformersEngine(copy)
+    engine.check(ASKS[1])
+    with pytest.raises(AskError, match=r"turns system, user, assistant, user: no system turn"):
+        engine.check(ASKS[2])
+
+
+def test_half_precision_answers_alike(engine: TransformersEngine, folder: Path) -> None:
+    halved = TransformersEngine(folder, dtype=torch.bfloat16)
+    torch.testing.assert_close(
+        torch.tensor(one(halved, ASKS[2]).logprobs), torch.tensor(one(engine, ASKS[2]).logprobs), rtol=0, atol=0.3
+    )
+
+
+def test_an_engine_that_was_replaced_is_freed_at_once(folder: Path) -> None:
+    """Its weights may fill half of a device: they may not wait for the garbage collector."""
+    engine = TransformersEngine(folder)
+    weights = weakref.ref(engine._checkpoint.model)
+    engine.check(ASKS[1])
+    gc.collect()
+    gc.disable()
+    try:
+        del engine
+        assert weights() is None
+    finally:
+        gc.enable()
 
 
 def test_asks_of_another_kind_are_refused(engine: TransformersEngine) -> None:
