@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from palaestra.launch.bench_batcher import batcher_part
+from palaestra.launch.bench_peers import peers_part
 
-PARTS: dict[str, Callable[[], dict[str, Any]]] = {"batcher": batcher_part}
+PARTS: dict[str, Callable[[], dict[str, Any]]] = {"batcher": batcher_part, "peers": peers_part}
 """What is measured, in order. Each part returns its numbers, ready to be written as JSON."""
 
 

@@ -1,0 +1,113 @@
+"""Our server beside LitServe and Ray Serve: the same model function, batch limit, wait and load."""
+
+from __future__ import annotations
+
+import json
+import math
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from statistics import median
+from typing import Any
+from urllib.error import URLError
+from urllib.request import Request, urlopen
+
+from palaestra.launch.peers import BATCH, DELAY, WAIT
+
+BODY = {"model": "model", "messages": [{"role": "user", "content": "What is in the way?"}], "max_tokens": 16}
+SERVERS = ("palaestra", "litserve", "ray_serve")
+
+
+def peers_part(rounds: int = 3, seconds: float = 5.0, offered: float = 2500.0) -> dict[str, Any]:
+    """Measure saturated throughput, then latency at half of what saturates the slowest server.
+
+    Args:
+        rounds: How often each server has its turn; the medians count.
+        seconds: How long a turn is.
+        offered: Requests a second that saturate any of the servers; the ideal is `BATCH / DELAY` answers.
+
+    Returns:
+        Answers a second and latencies of each server, and ratios of ours to each peer.
+    """
+    saturated: dict[str, list[float]] = {name: [] for name in SERVERS}
+    for _ in range(rounds):
+        for name in SERVERS:
+            saturated[name].append(_turn(name, offered, seconds)["rate"])
+    rates = {name: median(found) for name, found in saturated.items()}
+    half = min(rates.values()) / 2
+    latencies: dict[str, list[dict[str, float]]] = {name: [] for name in SERVERS}
+    for _ in range(rounds):
+        for name in SERVERS:
+            latencies[name].append(_turn(name, half, seconds))
+    at_half = {
+        name: {key: median(turn.get(key, math.nan) for turn in turns) for key in ("p50", "p90", "p99", "failed")}
+        for name, turns in latencies.items()
+    }
+    ours, peers = SERVERS[0], SERVERS[1:]
+    return {
+        "ideal": BATCH / DELAY,
+        "saturated": saturated,
+        "half": half,
+        "latency": at_half,
+        "throughput over": {name: rates[ours] / rates[name] for name in peers},
+        "p50 of": {name: at_half[ours]["p50"] / at_half[name]["p50"] for name in peers},
+        "p99 of": {name: at_half[ours]["p99"] / at_half[name]["p99"] for name in peers},
+    }
+
+
+def _turn(name: str, rate: float, seconds: float) -> dict[str, float]:
+    """Start a server, warm it up, load it from another process, and return what that saw."""
+    with _running(name) as url, tempfile.NamedTemporaryFile(suffix=".json") as body:
+        body.write(json.dumps(BODY).encode())
+        body.flush()
+        for period in (1.0, seconds):
+            words = [sys.executable, "-m", "palaestra.launch.bench_load", url, body.name, str(rate), str(period)]
+            done = subprocess.run(words, check=True, capture_output=True, text=True)
+        found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+@contextmanager
+def _running(name: str) -> Iterator[str]:
+    """Run a server in a process of its own; give the address that takes the asks."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    if name == "palaestra":
+        model = f"model=echo:?delay={DELAY}"
+        options = ["--port", str(port), "--max-batch", str(BATCH), "--max-wait", str(WAIT), "--max-queue", "4096"]
+        words = ["palaestra.launch.cli", "serve", "--model", model, *options]
+        path = "/v1/chat/completions"
+    else:
+        words, path = [f"palaestra.launch.peers.{name}_echo", str(port)], "/predict"
+    url = f"http://127.0.0.1:{port}{path}"
+    process = subprocess.Popen(
+        [sys.executable, "-m", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        _await(url, process)
+        yield url
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _await(url: str, process: subprocess.Popen[bytes], seconds: float = 120.0) -> None:
+    """Wait until a server answers."""
+    end = time.monotonic() + seconds
+    request = Request(url, json.dumps(BODY).encode(), {"Content-Type": "application/json"})
+    while True:
+        try:
+            with urlopen(request, timeout=5):
+                return
+        except (URLError, OSError) as error:
+            if process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(f"{url} does not serve: {error}; exit code {process.poll()}.") from error
+            time.sleep(0.1)
