@@ -29,6 +29,7 @@ from palaestra.agents.vlm.core import (
 from palaestra.agents.vlm.engines.echo import EchoEngine
 from palaestra.agents.vlm.workers import MOST_STUCK
 
+pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 PATIENCE = 20.0
 """Seconds after which a test that still waits has failed."""
 

@@ -28,6 +28,7 @@ from palaestra.agents.vlm.core import (
 )
 from palaestra.agents.vlm.engines.echo import EchoEngine
 
+pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 PATIENCE = 60.0
 
 
