@@ -28,7 +28,7 @@ def parse(data: bytes | str) -> dict[str, Any]:
     """
     try:
         text = data if isinstance(data, str) else data.decode()
-        value = json.loads(text, parse_constant=_no_constant)
+        value = _decode(text)
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair is no text
     except (ValueError, RecursionError) as error:
@@ -40,6 +40,9 @@ def parse(data: bytes | str) -> dict[str, Any]:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+_decode = json.JSONDecoder(parse_constant=_no_constant).decode  # made once: `json.loads` with options makes one a call
 
 
 def kind(value: object) -> str:

@@ -38,6 +38,7 @@ _NEUTRAL: dict[str, tuple[object, ...]] = {
     "response_format": (None, {"type": "text"}),
 }
 """OpenAI's fields that are not supported, with the values at which they mean nothing."""
+_CHAT_AND_NEUTRAL = _CHAT | _NEUTRAL.keys()
 _DEFAULTS = Generate(())
 _ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
@@ -100,10 +101,10 @@ def _common(body: dict[str, Any]) -> tuple[str, float | None, int]:
 
 
 def _read_chat(body: dict[str, Any], attached: Attachments) -> Request:
-    for name, neutral in _NEUTRAL.items():
-        if name in body and body[name] not in neutral:
-            raise FieldError(name, f"is not supported; leave it out, or give {neutral[-1]!r}.")
-    fields.known(body, _CHAT | _NEUTRAL.keys())
+    for name in body.keys() - _CHAT:
+        if name in _NEUTRAL and body[name] not in _NEUTRAL[name]:
+            raise FieldError(name, f"is not supported; leave it out, or give {_NEUTRAL[name][-1]!r}.")
+    fields.known(body, _CHAT_AND_NEUTRAL)
     model, deadline, priority = _common(body)
     count = fields.integer(body, "n", 1, 1, MOST["n"])
     seed = None if body.get("seed") is None else fields.integer(body, "seed", 0, 0, (1 << 63) - 1 - count)

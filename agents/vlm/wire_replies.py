@@ -7,6 +7,7 @@ the tokens. OpenAI's clients pass such fields over; servers of others do not sen
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import os
 import time
@@ -24,6 +25,9 @@ EXTENSION = "palaestra"
 """Under which ours stands beside theirs."""
 IMPOSSIBLE = -9999.0
 """OpenAI's logarithm of probability 0, for which JSON has no number."""
+
+
+_PROCESS, _COUNT = os.urandom(6).hex(), itertools.count()
 
 
 def write_chat(model: str, replies: Sequence[Reply]) -> dict[str, Any]:
@@ -67,7 +71,7 @@ def _event(body: dict[str, Any]) -> bytes:
 
 def _envelope(kind: str, model: str, replies: Sequence[Reply]) -> dict[str, Any]:
     return {
-        "id": f"chatcmpl-{os.urandom(12).hex()}",
+        "id": f"chatcmpl-{_PROCESS}{next(_COUNT):08x}",
         "object": kind,
         "created": int(time.time()),
         "model": model,

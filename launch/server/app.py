@@ -16,7 +16,7 @@ from palaestra.agents.vlm import faults, packing
 from palaestra.agents.vlm.batcher import Batcher
 from palaestra.agents.vlm.faults import TokenError
 from palaestra.launch.server import bodies
-from palaestra.launch.server.bodies import BodyTooLargeError, GoneError, Held, Limits, Receive, SlowBodyError
+from palaestra.launch.server.bodies import BodyTooLargeError, GoneError, Held, Limits, Receive
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -27,6 +27,7 @@ SERVER = "palaestra"
 PATIENCE = 0.1
 """Seconds that an answer may take before anyone looks whether its client is still there: looking costs a task."""
 logger = logging.getLogger(__name__)
+_encode = json.JSONEncoder(allow_nan=False).encode  # made once: `json.dumps` with options makes one a call
 
 
 @dataclass(slots=True)
@@ -86,7 +87,7 @@ class HttpError(Exception):
 
 def as_json(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Answer:
     """Return an answer in JSON."""
-    return Answer(json.dumps(value, allow_nan=False).encode(), status, JSON, headers or {})
+    return Answer(_encode(value).encode(), status, JSON, headers or {})
 
 
 class App:
@@ -232,8 +233,8 @@ def _failure(error: Exception) -> Answer:
     if isinstance(error, HttpError):
         return as_json(faults.body(str(error), "invalid_request_error", error.code), error.status, error.headers)
     status, body, headers = faults.write(error)
-    if isinstance(error, BodyTooLargeError | SlowBodyError):
-        status = 413 if isinstance(error, BodyTooLargeError) else 408
+    if isinstance(error, BodyTooLargeError):
+        status = 413
     elif status == 500:
         logger.error("a request failed", exc_info=error)
     elif status == 401:

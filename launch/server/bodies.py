@@ -1,4 +1,4 @@
-"""Bodies of requests: bounded in size, in time and all together, before they are understood."""
+"""Bodies of requests: bounded each and all together, before they are understood."""
 
 from __future__ import annotations
 
@@ -23,10 +23,6 @@ class BodyTooLargeError(AskError):
     """The body has more bytes than are read. HTTP 413."""
 
 
-class SlowBodyError(AskError):
-    """The body did not come in time. HTTP 408."""
-
-
 class GoneError(Exception):
     """The client has hung up: nobody waits for an answer."""
 
@@ -41,8 +37,6 @@ class Limits:
     """Bytes of all requests in progress, their pictures decoded."""
     pixels: int = images.MOST_PIXELS
     """Of all pictures of one request."""
-    seconds: float = 30.0
-    """That a body may take to arrive."""
 
 
 class Held:
@@ -72,29 +66,24 @@ async def read(receive: Receive, declared: bytes | None, limits: Limits, held: H
 
     Raises:
         BodyTooLargeError: By what it declares, or by what has come so far.
-        SlowBodyError: It did not come within `limits.seconds`.
         OverloadedError: All requests together hold too much.
-        GoneError: The client hung up before its end.
+        GoneError: The client hung up before its end, or took so long that it was hung up on.
     """
     if declared is not None and int(declared) > limits.body:  # digits, or the HTTP parser would have refused it
         raise BodyTooLargeError(f"the body has {int(declared):,} bytes; at most {limits.body:,} are read.")
     parts: list[bytes] = []
     taken = 0
     try:
-        async with asyncio.timeout(limits.seconds):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise GoneError
-                parts.append(message.get("body", b""))
-                taken += held.take(len(parts[-1]))
-                if taken > limits.body:
-                    raise BodyTooLargeError(f"the body has more than the {limits.body:,} bytes that are read.")
-                if not message.get("more_body"):
-                    return parts[0] if len(parts) == 1 else b"".join(parts)
-    except TimeoutError:
-        held.give(taken)
-        raise SlowBodyError(f"the body did not come within {limits.seconds:g} s.") from None
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise GoneError
+            parts.append(message.get("body", b""))
+            taken += held.take(len(parts[-1]))
+            if taken > limits.body:
+                raise BodyTooLargeError(f"the body has more than the {limits.body:,} bytes that are read.")
+            if not message.get("more_body"):
+                return parts[0] if len(parts) == 1 else b"".join(parts)
     except BaseException:
         held.give(taken)
         raise

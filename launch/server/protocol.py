@@ -11,12 +11,12 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-HEAD_SECONDS = 30.0
-"""That a connection may take to send the head of its first request, or of a further one that it has begun."""
+REQUEST_SECONDS = 60.0
+"""That a connection may take to send its first request, or a further one that it has begun."""
 
 
 class Protocol(HttpToolsProtocol):
-    """Gives its connections a transport that keeps heads back, and hangs up on those that never finish a request's."""
+    """Gives its connections a transport that keeps heads back, and hangs up on those that never finish a request."""
 
     _waiting: asyncio.TimerHandle | None = None
 
@@ -36,10 +36,10 @@ class Protocol(HttpToolsProtocol):
         super().on_message_begin()
         self._wait()
 
-    def on_headers_complete(self) -> None:
-        """Have a request's head; its body has a limit of its own."""
+    def on_message_complete(self) -> None:
+        """Have a whole request."""
         self._wait(False)
-        super().on_headers_complete()
+        super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """End an answer, which to HEAD has no body to go out with."""
@@ -49,7 +49,7 @@ class Protocol(HttpToolsProtocol):
     def _wait(self, begin: bool = True) -> None:
         if self._waiting is not None:
             self._waiting.cancel()
-        self._waiting = self.loop.call_later(HEAD_SECONDS, self.transport.close) if begin else None
+        self._waiting = self.loop.call_later(REQUEST_SECONDS, self.transport.close) if begin else None
 
 
 class _OneWriteTransport:

@@ -136,7 +136,7 @@ def _post(summary: str, body: dict[str, Any]) -> dict[str, Any]:
         content[packing.CONTENT_TYPE] = {"schema": {"type": "string", "format": "binary"}}
     operation = _get(summary)
     operation["requestBody"] = {"required": True, "content": content}
-    for status in (400, 403, 404, 408, 409, 413, 415, 429, 500, 503, 504):
+    for status in (400, 403, 404, 409, 413, 415, 429, 500, 503, 504):
         operation["responses"][str(status)] = _response("it says what is wrong", _ERROR)
     return operation
 

@@ -82,7 +82,7 @@ def allowed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def url(engine: Engine, allowed: Path) -> Iterator[str]:
     models = {"parrot": Batcher(engine, hang_seconds=1.0), "second": Batcher(EchoEngine())}
-    limits = Limits(body=1 << 20, bytes=8 << 20, pixels=1 << 18, seconds=1.0)
+    limits = Limits(body=1 << 20, bytes=8 << 20, pixels=1 << 18)
     app = App(models, ROUTES, token=TOKEN, weights_from=(allowed,), limits=limits)
     with background(app) as address:
         yield address
