@@ -10,8 +10,14 @@ from typing import Any
 
 from palaestra.launch.bench_batcher import batcher_part
 from palaestra.launch.bench_peers import peers_part
+from palaestra.launch.bench_vlm import advice_part, vlm_part
 
-PARTS: dict[str, Callable[[], dict[str, Any]]] = {"batcher": batcher_part, "peers": peers_part}
+PARTS: dict[str, Callable[[], dict[str, Any]]] = {
+    "batcher": batcher_part,
+    "vlm": vlm_part,
+    "advice": advice_part,
+    "peers": peers_part,
+}
 """What is measured, in order. Each part returns its numbers, ready to be written as JSON."""
 
 
