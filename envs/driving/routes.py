@@ -16,10 +16,12 @@ from palaestra.envs.driving.lanes import LaneGraph, MapError, Route
 
 NOTICE = 30.0
 """Metres before a manoeuvre at which its command begins."""
-SHORTEST_CHANGE, LONGEST_CHANGE = 12.0, 45.0
+SHORTEST_CHANGE, LONGEST_CHANGE = 12.0, 80.0
 """Metres that a lane change takes."""
-CHANGE_TIME = 3.5
-"""Seconds that a lane change takes at the limit, where there is room."""
+CHANGE_TIME = 3.0
+"""Seconds that a lane change takes at the limit, where there is room: sideways it stays below 2.5 m/s²."""
+CHANGE_ROOM = 30.0
+"""Metres that a lane change gets at least where routes are found."""
 CLEARANCE = 5.0
 """Metres kept free of lane changes at either end of a lane."""
 CHANGE_COST = 40.0
@@ -176,9 +178,12 @@ def _divide(
     return Path(points, yaw, curvature, lane[nearest], share[nearest] * lengths[lane[nearest]], command)
 
 
-def find_way(
-    graph: LaneGraph, start: str, goal: str, lengths: Mapping[str, float], room: float = 40.0
-) -> tuple[str, ...] | None:
+def change_room(limit: float) -> float:
+    """Return the metres that a lane must have for each lane change on it, at a speed limit."""
+    return max(CHANGE_ROOM, CHANGE_TIME * limit)
+
+
+def find_way(graph: LaneGraph, start: str, goal: str, lengths: Mapping[str, float]) -> tuple[str, ...] | None:
     """Return the lanes of the shortest way from one lane to another, changes included; None: there is none.
 
     Args:
@@ -186,7 +191,6 @@ def find_way(
         start: The first lane.
         goal: The last lane.
         lengths: Metres of every lane.
-        room: Metres that a lane must have for each lane change on it.
     """
     queue: list[tuple[float, int, tuple[str, ...]]] = [(0.0, 0, (start,))]
     done: set[tuple[str, int]] = set()
@@ -201,7 +205,7 @@ def find_way(
         lane = graph.lanes[name]
         for after in lane.successors:
             heappush(queue, (cost + lengths[name], 0, (*way, after)))
-        if not lane.junction and lengths[name] >= room * (changes + 1):
+        if not lane.junction and lengths[name] >= change_room(lane.limit) * (changes + 1):
             for beside in (lane.left, lane.right):
                 if beside is not None and beside not in way:
                     heappush(queue, (cost + CHANGE_COST, changes + 1, (*way, beside)))

@@ -9,10 +9,8 @@ from itertools import pairwise
 from palaestra.envs.driving.curves import length_of
 from palaestra.envs.driving.lanes import LaneGraph, MapError, Route
 from palaestra.envs.driving.maps.draw import Draw
-from palaestra.envs.driving.routes import find_way
+from palaestra.envs.driving.routes import CLEARANCE, change_room, find_way
 
-CHANGE_ROOM = 30.0
-"""Metres that each lane change of a route gets at least."""
 START_CLEARANCE, END_CLEARANCE = 20.0, 8.0
 """Metres from a route's start to its first lane's end, and from its end to its last lane's end, at least."""
 REPEATS = 3
@@ -87,7 +85,7 @@ def _place(
     for number, row in enumerate(rows):
         length = end if number == len(rows) - 1 else metres[row[0]]
         length -= start if number == 0 else 0.0
-        if length < CHANGE_ROOM * (len(row) - 1):
+        if length < change_room(graph.lanes[row[0]].limit) * (len(row) - 1) + 2 * CLEARANCE * (len(row) > 1):
             return None
         total += length
     return Route(way, start, end) if lengths[0] <= total <= lengths[1] else None

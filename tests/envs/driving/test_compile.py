@@ -152,6 +152,14 @@ def test_routes_end_well_inside_a_lane_and_start_outside_junctions(arena: Arena)
     assert (station > 10).all() and (arena.length[last] - station > 5).all()
 
 
+def test_routes_are_comfortable_at_the_limit(arena: Arena) -> None:
+    valid = on_route(arena)
+    sideways = (arena.route_curvature.abs() * arena.route_limit**2)[valid]
+    assert sideways.max() < 5.0
+    outside = ~arena.junction[arena.route_lane[valid]]
+    assert (sideways[outside] < 3.6).float().mean() > 0.99
+
+
 def test_commands_start_30_m_before_a_manoeuvre_and_end_with_it(arena: Arena) -> None:
     seen = set()
     for row in range(len(arena.route_count)):
