@@ -74,9 +74,11 @@ def change_lane(state: State, arena: Arena, tables: Tables, rows: Tensor, slot: 
 
     urgent = URGENT * (row[..., OfLane.DROPS] - there[..., OfLane.DROPS])
     rest = row[..., OfLane.LENGTH] - station
-    clear = (rest > torch.where(urgent > 0, 8.0, CLEARANCE[0] + CLEARANCE[1] * speed)) & (station > 10.0)
+    must = urgent > 0
+    clear = must | ((rest > CLEARANCE[0] + CLEARANCE[1] * speed) & (station > 10.0))
     wins = then - cars.acceleration.gather(1, slot) + urgent > GAIN
-    safe = (front > 3.0) & (back > 3.0) & (imposed > -IMPOSED) & (then > -IMPOSED)
+    room, hardest = torch.where(must, 1.0, 3.0), torch.where(must, -2 * IMPOSED, -IMPOSED)
+    safe = (front > room) & (back > room) & (imposed > hardest) & (must | (then > -IMPOSED))
     settled = cars.beside.gather(1, slot) < 0
     go = (target >= 0) & clear & wins & safe & settled & cars.alive.gather(1, slot)
     shift = row[..., OfLane.HALF_WIDTH] + there[..., OfLane.HALF_WIDTH]

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 STANDSTILL = 3.0
 """Metres that the expert keeps to a standing car."""
+NOTICE = 10.0, 3.0
+"""Metres, and seconds of driving, before a change of lanes from which on its gap is looked for."""
+SPACE = 3.0, 2.5
+"""Metres, and seconds of the difference in speed, that a gap must leave on either side."""
 REACH = 3.0, 0.45
 """Metres, and seconds of driving, ahead on the route of the point that is steered for."""
 
@@ -56,5 +60,26 @@ def _push(state: State, tables: Tables, cruise: float) -> Tensor:
     closing = speed - cars.speed.gather(1, leader)[:, 0]
     pressed = pressure(speed, gap, closing, HEADWAY, STANDSTILL)
     line = pressure(speed, cars.stop_at[:, 0] - cars.odometer[:, 0] + LINE_GAP, speed, 0.0, 2 * LINE_GAP)
-    wish = row_at(state, tables)[:, OfRoute.SPEED].clamp(max=cruise)
-    return acceleration(speed, wish, torch.maximum(pressed, line))
+    row = row_at(state, tables)
+    wish = row[:, OfRoute.SPEED].clamp(max=cruise)
+    return acceleration(speed, wish, torch.maximum(torch.maximum(pressed, line), _change(state, row)))
+
+
+def _change(state: State, row: Tensor) -> Tensor:
+    """Return the pressure, [W], to stay behind the next change of lanes while its gap is taken, and to fall in line.
+
+    The gap must leave room for a stopping distance's difference behind and ahead.
+    """
+    cars = state.vehicles
+    speed = cars.speed[:, :1]
+    before = row[:, OfRoute.CHANGE] - state.ego.progress
+    soon = (before > -1.0) & (before < NOTICE[0] + NOTICE[1] * speed[:, 0])
+    there = cars.alive & (cars.lane == row[:, OfRoute.TARGET, None])
+    there[:, 0] = False
+    ahead = (cars.x - cars.x[:, :1]) * cars.cos[:, :1] + (cars.y - cars.y[:, :1]) * cars.sin[:, :1]
+    gap = ahead.abs() - 0.5 * (cars.length + cars.length[:, :1])
+    faster = torch.where(ahead > 0, speed - cars.speed, cars.speed - speed).clamp(min=0)
+    taken = there & (gap < SPACE[0] + SPACE[1] * faster)
+    wait = pressure(speed[:, 0], before + 3.0, speed[:, 0], 0.0, 2.0)
+    file = pressure(speed, torch.where(there & (ahead > 0), gap, torch.inf), speed - cars.speed, 0.5, 2.0).amax(1)
+    return torch.where(soon, torch.maximum(torch.where(taken.any(1), wait, 0.0), file), 0.0)

@@ -40,7 +40,7 @@ def observe(state: State, arena: Arena, tables: Tables, around: Surroundings, ro
         arena: The maps.
         tables: Of the arena.
         around: The egos' surroundings.
-        row: [W, 20] the routes' rows.
+        row: [W, 23] the routes' rows.
         light: [W] int64, a `Light`: what the next signal shows.
     """
     return torch.cat(

@@ -35,7 +35,7 @@ def wanted_share(state: State, around: Surroundings, row: Tensor, light: Tensor)
     Args:
         state: Worlds.
         around: The egos' surroundings.
-        row: [W, 20] the routes' rows.
+        row: [W, 23] the routes' rows.
         light: [W] int64, a `Light`: what the next signal shows.
     """
     away = torch.hypot(around.forward, around.left)

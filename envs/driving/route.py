@@ -14,12 +14,12 @@ BACK, AHEAD = 3, 8
 
 
 def row_at(state: State, tables: Tables) -> Tensor:
-    """Return the routes' table at the egos' pointers, [W, 20]."""
+    """Return the routes' table at the egos' pointers, [W, 23]."""
     return tables.routes.index_select(0, state.clocks.route * tables.most + state.ego.pointer)
 
 
 def follow(state: State, tables: Tables) -> Tensor:
-    """Find the egos on their routes, and let traffic see them on their lanes; return the table's rows, [W, 20]."""
+    """Find the egos on their routes, and let traffic see them on their lanes; return the table's rows, [W, 23]."""
     ego, cars = state.ego, state.vehicles
     x, y, yaw = cars.x[:, 0], cars.y[:, 0], cars.yaw[:, 0]
     window = ego.pointer[:, None] + torch.arange(-BACK, AHEAD + 1, device=x.device)
@@ -49,5 +49,6 @@ def follow(state: State, tables: Tables) -> Tensor:
     cars.beside[:, 0] = torch.where(over, beside, -1.0).long()
     cars.ahead[:, 0, 0] = row[:, OfRoute.AHEAD].long()
     cars.ahead[:, 0, 1] = row[:, OfRoute.LATER].long()
+    cars.previous[:, 0] = row[:, OfRoute.BEFORE].long()
     cars.halted[:, 0] = ego.halted
     return row

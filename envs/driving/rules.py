@@ -62,7 +62,7 @@ def judge(
         tables: Of the arena.
         around: The egos' surroundings.
         record: `touching` is overwritten.
-        before: [W, 20] the routes' rows where the egos were before.
+        before: [W, 23] the routes' rows where the egos were before.
         started: [W] float32: their progress then.
     """
     ego, cars = state.ego, state.vehicles

@@ -92,7 +92,7 @@ class Vehicles:
     ahead: Tensor
     """[W, A, 2] int64: the lanes that it takes next, or -1."""
     previous: Tensor
-    """[W, A] int64: the lane that it came from, or -1."""
+    """[W, A] int64: the lane that it came from, while it is in the way of those who leave that for another; or -1."""
     odometer: Tensor
     """[W, A] float32: metres travelled."""
 
@@ -104,6 +104,8 @@ class Vehicles:
     """[W, A] float32: the odometer at which it means to stand, infinite where the way is free."""
     halted: Tensor
     """[W, A] bool: it has stood at the stop sign that it is at."""
+    coming: Tensor
+    """[W, A] bool: no signal or stop sign holds it before its lane's end."""
     temper: Tensor
     """[W, A] float32: from -1, timid, to 1, aggressive."""
 
@@ -237,7 +239,8 @@ def blank(worlds: int, vehicles: int, walkers: int, device: torch.device | str) 
             beside_scale=real(w, a, value=1.0), ahead=whole(w, a, 2, value=-1), previous=whole(w, a, value=-1),
             odometer=real(w, a),
             leader=torch.arange(a, device=device).repeat(w, 1), leader_gap=real(w, a, value=torch.inf),
-            stop_at=real(w, a, value=torch.inf), halted=no(w, a), temper=real(w, a),
+            stop_at=real(w, a, value=torch.inf), halted=no(w, a), coming=no(w, a),
+            temper=real(w, a),
         ),
         Ego(
             pedal=real(w), steer=real(w), action=real(w, 2), yaw_rate=real(w), side_acceleration=real(w),

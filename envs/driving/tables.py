@@ -19,6 +19,14 @@ SLOWING = 2.0
 """m/s²: how drivers slow down for a curve ahead."""
 NEVER = 1e6
 """Metres: a station that is never reached."""
+CAR_WIDTH = 2.2
+"""Metres between centre lines at which cars pass each other."""
+HALF_CAR = 2.25
+"""Metres."""
+LONGEST_CHANGE = 40
+"""Metres within which a change of lanes reaches its middle."""
+PARTING = 40
+"""Metres within which lanes that begin at one place have parted."""
 
 
 class OfPoint(IntEnum):
@@ -45,6 +53,8 @@ class OfLane(IntEnum):
     HALF_WIDTH = 8
     DROPS = 9
     """It ends where the lane beside it goes on."""
+    PARTS = 10
+    """Station up to which cars on it and on others that begin where it begins may touch."""
 
 
 class OfRoute(IntEnum):
@@ -75,17 +85,12 @@ class OfRoute(IntEnum):
     """Metres to the left of the lane's centre line, while lanes are changed."""
     LATER = 19
     """The lane after the next one, or -1."""
-
-
-class OfConflict(IntEnum):
-    """Columns of `Tables.conflicts`: of this lane and of the other one."""
-
-    FROM = 0
-    TO = 1
-    OTHER_FROM = 2
-    OTHER_TO = 3
-    WAITS = 4
-    OTHER_WAITS = 5
+    CHANGE = 20
+    """Station on the route from which on the next change of lanes touches the other lane."""
+    TARGET = 21
+    """That lane, or -1."""
+    BEFORE = 22
+    """The lane before this one, while a car here is in the way of those who leave that for another; or -1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +100,11 @@ class Tables:
     points: Tensor
     """[P, 5] float32, see `OfPoint`."""
     lanes: Tensor
-    """[L, 10] float32, see `OfLane`."""
+    """[L, 11] float32, see `OfLane`."""
     ways: Tensor
     """[L] int64: how many successors a lane has."""
     routes: Tensor
-    """[R · Q, 20] float32, see `OfRoute`."""
+    """[R · Q, 23] float32, see `OfRoute`."""
     route_points: Tensor
     """[R · Q, 2] float32: where the points are."""
     route_length: Tensor
@@ -111,9 +116,12 @@ class Tables:
     numbers: int
     """How many numbers the map with the most has, the 0 included."""
     pairs: Tensor
-    """[M · numbers²] int64: the row of `conflicts` that two junction lanes of a map have; 0 for none."""
-    conflicts: Tensor
-    """[N, 6] float32, see `OfConflict`; row 0 is a conflict that is always over."""
+    """[M · numbers²] int64: the row of `zones` that two junction lanes of a map have; 0 for none."""
+    zones: tuple[Tensor, Tensor, Tensor, Tensor]
+    """[N] float32 each: where on the one lane the stretch that both may touch begins and ends, then on the other one;
+    row 0 is a conflict that is always over."""
+    order: Tensor
+    """[N] float32: 1 where the one waits for the other, -1 where the other waits, 0 where signals part them."""
     spawns: Tensor
     """[M] int64: how many places a map has where traffic may start."""
     crosswalks: Tensor
@@ -125,7 +133,8 @@ class Tables:
 def tabulate(arena: Arena) -> Tables:
     """Return the tables of an arena, on its device."""
     points, entry = _points(arena)
-    number, numbers, pairs, conflicts = _conflicts(arena)
+    number, numbers, pairs, zones, order = _conflicts(arena)
+    lanes = _lanes(arena, entry)
     ends = arena.crosswalk
     way = ends[:, 1] - ends[:, 0]
     crosswalks = torch.cat((ends[:, 0], way, torch.linalg.vector_norm(way, dim=1, keepdim=True)), 1)
@@ -133,16 +142,17 @@ def tabulate(arena: Arena) -> Tables:
         crosswalks = torch.tensor([[NEVER, NEVER, 0.0, 0.0, 1.0]], device=ends.device)
     return Tables(
         points=points,
-        lanes=_lanes(arena, entry),
+        lanes=lanes,
         ways=(arena.successors >= 0).sum(1),
-        routes=_routes(arena).flatten(0, 1).contiguous(),
+        routes=_routes(arena, lanes[:, OfLane.PARTS]).flatten(0, 1).contiguous(),
         route_points=arena.route_position.flatten(0, 1).contiguous(),
         route_length=(arena.route_count - 1) * SPACING,
         most=arena.route_position.shape[1],
         number=number,
         numbers=numbers,
         pairs=pairs,
-        conflicts=conflicts,
+        zones=zones,
+        order=order,
         spawns=arena.spawn_range[:, 1] - arena.spawn_range[:, 0],
         crosswalks=crosswalks,
         most_crosswalks=max(1, int((arena.crosswalk_range[:, 1] - arena.crosswalk_range[:, 0]).max())),
@@ -195,12 +205,27 @@ def _lanes(arena: Arena, entry: Tensor) -> Tensor:
         arena.junction,
         arena.half_width[arena.first + arena.count // 2],
         drops,
+        _partings(arena),
     )
     return torch.stack([column.float() for column in columns], 1)
 
 
-def _routes(arena: Arena) -> Tensor:
-    """Return the table of routes, [R, Q, 20]."""
+def _partings(arena: Arena) -> Tensor:
+    """Return how far along each lane comes nearer than a car's width to another that begins at the same place, [L]."""
+    reach = torch.arange(PARTING, device=arena.first.device)
+    parts = torch.zeros_like(arena.length)
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        pair = arena.successors[:, [one, other]]
+        pair = pair[(pair >= 0).all(1)]
+        index = torch.minimum(reach, arena.count[pair][..., None] - 1) + arena.first[pair][..., None]
+        apart = torch.linalg.vector_norm(arena.position[index[:, 0]] - arena.position[index[:, 1]], dim=2) > CAR_WIDTH
+        until = torch.where(apart.any(1), apart.int().argmax(1), PARTING).float() * SPACING
+        parts.scatter_reduce_(0, pair.flatten(), until.repeat_interleave(2), "amax")
+    return parts
+
+
+def _routes(arena: Arena, parts: Tensor) -> Tensor:
+    """Return the table of routes, [R, Q, 23]."""
     lane, station = arena.route_lane, arena.route_station
     here = torch.arange(lane.shape[1], device=lane.device).expand_as(lane)
     after = torch.cat((lane[:, 1:], lane[:, -1:]), 1)
@@ -215,6 +240,11 @@ def _routes(arena: Arena) -> Tensor:
     crosses = (arena.crossing[lane] >= 0) & (step >= 0) & (step < SPACING * 1.05)
     walk, walk_at = _next(crosses.any(2), here * SPACING + torch.where(crosses, step, 0.0).amax(2))
     crosswalk = torch.where(crosses, arena.crossing[lane], -1).amax(2)
+    offset = _offsets(arena)
+    changes, _ = _next(~follows & (after != lane), here.float())
+    leaves_lane = (offset.abs() + 0.5 * CAR_WIDTH > arena.route_half_width) & (changes >= here)
+    _, change = _next(leaves_lane & (changes - here < LONGEST_CHANGE), here * SPACING)
+    entered = torch.where(torch.nn.functional.pad(follows, (1, -1)), here, 0).cummax(1).values
     spacing = torch.full((len(lane),), SPACING, device=lane.device)
     columns = (
         arena.route_position[..., 0],
@@ -235,8 +265,11 @@ def _routes(arena: Arena) -> Tensor:
         walk_at,
         arena.left[lane],
         arena.right[lane],
-        _offsets(arena),
+        offset,
         later,
+        change,
+        torch.where(changes >= 0, after.gather(1, changes.clamp(min=0)), -1),
+        torch.where((entered > 0) & (station < parts[lane] + HALF_CAR), lane.gather(1, (entered - 1).clamp(min=0)), -1),
     )
     return torch.stack([column.float() for column in columns], 2)
 
@@ -260,8 +293,10 @@ def _next(mark: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(found, first, -1), at
 
 
-def _conflicts(arena: Arena) -> tuple[Tensor, int, Tensor, Tensor]:
-    """Return the numbers of junction lanes, how many a map has, and the tables `pairs` and `conflicts`."""
+def _conflicts(
+    arena: Arena,
+) -> tuple[Tensor, int, Tensor, tuple[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """Return `Tables.number`, `numbers`, `pairs`, `zones` and `order`."""
     device = arena.conflict.device
     lane, slot = (arena.conflict >= 0).nonzero(as_tuple=True)
     other = arena.conflict[lane, slot]
@@ -276,14 +311,7 @@ def _conflicts(arena: Arena) -> tuple[Tensor, int, Tensor, Tensor]:
     rows = torch.arange(1, len(lane) + 1, device=device)
     pairs[(arena.lane_map[lane] * numbers + number[lane]) * numbers + number[other]] = rows
     other_waits = ((arena.conflict[other] == lane[:, None]) & arena.gives_way[other]).any(1)
-    values = torch.cat(
-        (
-            arena.conflict_here[lane, slot],
-            arena.conflict_there[lane, slot],
-            arena.gives_way[lane, slot][:, None].float(),
-            other_waits[:, None].float(),
-        ),
-        1,
-    )
-    over = torch.tensor([[-NEVER, -NEVER, -NEVER, -NEVER, 0.0, 0.0]], device=device)
-    return number, numbers, pairs, torch.cat((over, values))
+    order = arena.gives_way[lane, slot].float() - other_waits.float()
+    columns = torch.cat((arena.conflict_here[lane, slot], arena.conflict_there[lane, slot]), 1).unbind(1)
+    begin, end, other_begin, other_end = (torch.nn.functional.pad(column, (1, 0), value=-NEVER) for column in columns)
+    return number, numbers, pairs, (begin, end, other_begin, other_end), torch.nn.functional.pad(order, (1, 0))

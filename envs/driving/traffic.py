@@ -66,7 +66,7 @@ def acceleration(speed: Tensor, desired: Tensor, pressed: Tensor) -> Tensor:
 
 
 def lane_rows(state: State, tables: Tables) -> Tensor:
-    """Return the table's row of every vehicle's lane, [W, A, 10]."""
+    """Return the table's row of every vehicle's lane, [W, A, 11]."""
     lane = state.vehicles.lane
     return tables.lanes.index_select(0, lane.flatten()).view(*lane.shape, -1)
 
@@ -109,7 +109,8 @@ def _change_over(state: State, rows: Tensor) -> None:
     following, later = cars.ahead[..., 0], cars.ahead[..., 1]
     on = over & (following >= 0)
     cars.station = torch.where(on, cars.station - length, cars.station)
-    cars.previous = torch.where(on, cars.lane, cars.previous)
+    parted = cars.station - 0.5 * cars.length > rows[..., OfLane.PARTS]
+    cars.previous = torch.where(on, cars.lane, cars.previous.masked_fill(parted, -1))
     cars.lane = torch.where(on, following, cars.lane)
     cars.ahead = torch.stack((torch.where(over, later, following), later.masked_fill(over, -1)), 2)
     cars.beside = cars.beside.masked_fill(over, -1)

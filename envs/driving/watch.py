@@ -1,6 +1,8 @@
 """What drivers see when they look: whom to follow, and where to stop for signals, signs, others and walkers.
 
-Each step only some drivers of a world look, in turn; every driver does so at least every `PERIOD` steps.
+Each step only some drivers of a world look, in turn; every driver does so at least every `PERIOD` steps. Tensors of
+pairs are [K, A, W], so that inner loops run over worlds, and conditions on them are sums of large numbers rather than
+masks: both are several times faster on a CPU.
 """
 
 from __future__ import annotations
@@ -12,29 +14,29 @@ from torch import Tensor
 
 from palaestra.envs.driving.arena import Arena, Control
 from palaestra.envs.driving.state import Light, State, draw, lights
-from palaestra.envs.driving.tables import OfConflict, OfLane, Tables
+from palaestra.envs.driving.tables import OfLane, Tables
 from palaestra.envs.driving.traffic import choose_ways
 
 PERIOD = 4
 """Steps between two looks of a driver."""
 NOTHING = 1e6
 """Metres: how far away what is not there is."""
-TAIL = 7.0
-"""Metres past a fork within which a car still stands in the way of those that take the other way."""
 SPARE = 1.0
 """Seconds to spare when one passes before a car that has the right of way."""
 DOUBT = 2.0
 """Seconds by which a car that ought to wait has to be earlier, once both are in a junction."""
-_NOBODY, _NOWHERE = -2, -3  # lane numbers that equal no other
+EXIT = 9.0
+"""Metres of the lane behind a junction that must not be blocked for one to enter it."""
 
 
 @dataclass(slots=True)
 class Lookers:
-    """K drivers of each world, and what is known of them; all [W, K]."""
+    """K drivers of each world, and what is known of them; [K, W] where not said."""
 
     slots: Tensor
+    """[W, K]"""
     row: Tensor
-    """[W, K, 10], of their lanes."""
+    """[K, W, 11], of their lanes."""
     lane: Tensor
     station: Tensor
     speed: Tensor
@@ -48,6 +50,11 @@ class Lookers:
     """Metres from the middle to the lane's end."""
     chance: Tensor
     """In [0, 1)."""
+
+    @property
+    def front(self) -> Tensor:
+        """Metres from the bumper to the lane's end."""
+        return self.rest - self.half
 
 
 def slots_of(tick: Tensor, drivers: int, count: int) -> Tensor:
@@ -68,163 +75,195 @@ def look(state: State, arena: Arena, tables: Tables, rows: Tensor, slots: Tensor
     cars = state.vehicles
     me = _lookers(state, arena, tables, rows, slots)
     leader, gap = find_leader(state, tables, me)
-    front = me.rest - me.half
-    target = torch.minimum(_at_line(state, arena, me, front), _for_others(state, arena, tables, rows, me, front))
-    target = torch.minimum(target, _for_walkers(state, arena, tables, me))
-    free = target >= NOTHING / 2
-    cars.leader.scatter_(1, slots, leader)
-    cars.leader_gap.scatter_(1, slots, gap)
-    cars.stop_at.scatter_(1, slots, torch.where(free, torch.inf, me.odometer + target))
+    target = torch.minimum(_at_line(state, arena, me), _for_walkers(state, arena, tables, me))
+    if tables.numbers > 1:
+        target = torch.minimum(target, _for_others(state, tables, rows, me))
+    stop = (me.odometer + target).masked_fill(target >= NOTHING / 2, torch.inf)
+    cars.leader.scatter_(1, slots, leader.t())
+    cars.leader_gap.scatter_(1, slots, gap.t())
+    cars.stop_at.scatter_(1, slots, stop.t())
 
 
 def _lookers(state: State, arena: Arena, tables: Tables, rows: Tensor, slots: Tensor) -> Lookers:
     """Collect what is known of the lookers, and choose their ways on."""
     cars = state.vehicles
-    lane, station = cars.lane.gather(1, slots), cars.station.gather(1, slots)
-    chance = draw(state.clocks.seed[:, None], state.clocks.tick[:, None] * 1024 + slots)
+
+    def mine(field: Tensor) -> Tensor:
+        return field.gather(1, slots).t().contiguous()
+
     pair = slots[..., None].expand(-1, -1, 2)
-    ahead = choose_ways(arena, tables, lane, cars.ahead.gather(1, pair), chance)
+    chance = draw(state.clocks.seed[:, None], state.clocks.tick[:, None] * 1024 + slots)
+    ahead = choose_ways(arena, tables, cars.lane.gather(1, slots), cars.ahead.gather(1, pair), chance)
     cars.ahead.scatter_(1, pair, ahead)
-    row = rows.gather(1, slots[..., None].expand(-1, -1, rows.shape[2]))
+    row = rows.gather(1, slots[..., None].expand(-1, -1, rows.shape[2])).transpose(0, 1)
+    station = mine(cars.station)
     return Lookers(
         slots=slots,
         row=row,
-        lane=lane,
+        lane=mine(cars.lane),
         station=station,
-        speed=cars.speed.gather(1, slots),
-        half=cars.length.gather(1, slots) * 0.5,
-        odometer=cars.odometer.gather(1, slots),
-        one=ahead[..., 0],
-        two=ahead[..., 1],
+        speed=mine(cars.speed),
+        half=mine(cars.length) * 0.5,
+        odometer=mine(cars.odometer),
+        one=ahead[..., 0].t().contiguous(),
+        two=ahead[..., 1].t().contiguous(),
         rest=row[..., OfLane.LENGTH] - station,
-        chance=chance,
+        chance=chance.t(),
     )
 
 
 def find_leader(state: State, tables: Tables, me: Lookers) -> tuple[Tensor, Tensor]:
-    """Return the nearest vehicle ahead on the lane, on the two after it, or cutting in: leader and held gap [W, K].
+    """Return the nearest vehicle ahead on the lane, on the two after it, or cutting in: leader and held gap [K, W].
 
     The gap is as `Vehicles.leader_gap` has it. Others count where they are, on the lane that they touch besides, and
-    for a car's length past a fork also on the lane that they came from.
+    at a fork also on the lane that they came from, until they are out of the way.
     """
     cars = state.vehicles
-    count = cars.lane.shape[1]
-    lane = torch.where(cars.alive, cars.lane, _NOBODY)[:, None]
-    beside = torch.where(cars.alive, cars.beside, _NOBODY)[:, None]
-    past = torch.where((cars.station < TAIL) & cars.alive & (cars.previous >= 0), cars.previous, _NOBODY)[:, None]
-    station, station_beside = cars.station[:, None], (cars.station * cars.beside_scale)[:, None]
+    gone = (~cars.alive).t()
 
-    mine = me.lane[..., None]
-    one = torch.where(me.one < 0, _NOWHERE, me.one)[..., None]
-    two = torch.where(me.two < 0, _NOWHERE, me.two)[..., None]
-    touched = cars.beside.gather(1, me.slots)
-    touched = torch.where(touched < 0, _NOWHERE, touched)[..., None]
-    came = torch.where(me.station < TAIL, cars.previous.gather(1, me.slots), _NOWHERE)[..., None]
-    came = torch.where(came < 0, _NOWHERE, came)
-    at, rest = me.station[..., None], me.rest[..., None]
-    at_touched = at * cars.beside_scale.gather(1, me.slots)[..., None]
-    rest_two = rest + tables.lanes[:, OfLane.LENGTH].take(me.one.clamp(min=0))[..., None]
-    distance = torch.cat(
-        (
-            torch.where(lane == mine, station - at, NOTHING),
-            torch.where(beside == mine, station_beside - at, NOTHING),
-            torch.where(past == mine, station + rest, NOTHING),
-            torch.where(lane == one, station + rest, NOTHING),
-            torch.where(beside == one, station_beside + rest, NOTHING),
-            torch.where(lane == two, station + rest_two, NOTHING),
-            torch.where(lane == touched, station - at_touched, NOTHING),
-            torch.where(past == came, station - at, NOTHING),
-        ),
-        2,
+    def others(field: Tensor) -> Tensor:
+        return field.t().contiguous()
+
+    def known(lane: Tensor, instead: float) -> Tensor:
+        return lane.float().masked_fill(lane < 0, instead)
+
+    station, beside_scale = others(cars.station), cars.beside_scale.gather(1, me.slots).t()
+    lane = others(cars.lane).float().masked_fill(gone, -2.0)
+    beside = others(cars.beside).float().masked_fill(gone, -2.0)
+    past = others(cars.previous).float().masked_fill(gone, -2.0)
+    at_beside = station * others(cars.beside_scale)
+    mine, one, two = me.lane.float(), known(me.one, -3.0), known(me.two, -3.0)
+    touched = known(cars.beside.gather(1, me.slots).t(), -3.0)
+    came = known(cars.previous.gather(1, me.slots).t(), -3.0)
+    rest_two = me.rest + tables.lanes[:, OfLane.LENGTH].take(me.one.clamp(min=0))
+    pairs = (
+        (lane, mine, station, -me.station),
+        (beside, mine, at_beside, -me.station),
+        (past, mine, station, me.rest),
+        (lane, one, station, me.rest),
+        (beside, one, at_beside, me.rest),
+        (lane, two, station, rest_two),
+        (lane, touched, station, -me.station * beside_scale),
+        (past, came, station, -me.station),
     )
-    nearest, index = torch.where(distance > 0.01, distance, NOTHING).min(2)
-    found = nearest < NOTHING / 2
-    leader = torch.where(found, index % count, me.slots)
-    gap = nearest - me.half - 0.5 * cars.length.gather(1, leader)
-    gap = gap + me.odometer - cars.odometer.gather(1, leader)
-    return leader, torch.where(found, gap, torch.inf)
+    distance = torch.empty(len(pairs), *me.lane.shape[:1], *station.shape, device=station.device)
+    for out, (theirs, wanted, place, base) in zip(distance, pairs, strict=True):
+        other = theirs - wanted[:, None]
+        torch.add(place, base[:, None], out=out).addcmul_(other, other, value=NOTHING)
+    behind = (0.01 - distance).clamp_(min=0)
+    nearest, leader = distance.add_(behind, alpha=100 * NOTHING).amin(0).min(1)
+
+    nobody = nearest >= NOTHING / 2
+    leader = torch.where(nobody, me.slots.t(), leader)
+    length = cars.length.gather(1, leader.t()).t()
+    gap = nearest - me.half - 0.5 * length + me.odometer - cars.odometer.gather(1, leader.t()).t()
+    return leader, gap.masked_fill(nobody, torch.inf)
 
 
-def _at_line(state: State, arena: Arena, me: Lookers, front: Tensor) -> Tensor:
-    """Return the metres to the lane's end where a signal, a sign or the lane's drop stops the lookers, [W, K]."""
-    control = me.row[..., OfLane.CONTROL]
-    light = lights(arena, me.row[..., OfLane.GROUP].long(), state.clocks.seconds()[:, None])
-    stoppable = me.speed.square() < 6.0 * front
-    red = (light == Light.RED) | ((light == Light.YELLOW) & stoppable)
-    halted = state.vehicles.halted.gather(1, me.slots)
-    stop = control == Control.STOP
-    halted = halted | (stop & (me.speed < 0.3) & (front < 3.5))
-    state.vehicles.halted.scatter_(1, me.slots, halted)
-    drops = me.row[..., OfLane.DROPS] > 0
-    return torch.where(((red | (stop & ~halted)) & (front > -1.5)) | drops, front, NOTHING)
+def _at_line(state: State, arena: Arena, me: Lookers) -> Tensor:
+    """Return the metres to the lane's end where a signal, a sign or the lane's drop stops the lookers, [K, W]."""
+    cars, front = state.vehicles, me.front
+    light = lights(arena, me.row[..., OfLane.GROUP].long(), state.clocks.seconds())
+    stop = me.row[..., OfLane.CONTROL] == Control.STOP
+    halted = cars.halted.gather(1, me.slots).t() | (stop & (me.speed < 0.3) & (front < 3.5))
+    held = (light == Light.RED) | (stop & ~halted)
+    cars.halted.scatter_(1, me.slots, halted.t())
+    cars.coming.scatter_(1, me.slots, ~held.t())
+    late = (light == Light.YELLOW) & (me.speed.square() < 6.0 * front)
+    stops = ((held | late) & (front > -me.half)) | (me.row[..., OfLane.DROPS] > 0)
+    return torch.where(stops, front, NOTHING)
 
 
-def _for_others(
-    state: State, arena: Arena, tables: Tables, rows: Tensor, me: Lookers, front: Tensor
-) -> Tensor:
-    """Return the metres to where lookers wait for vehicles that cross or merge, [W, K].
+def _for_others(state: State, tables: Tables, rows: Tensor, me: Lookers) -> Tensor:
+    """Return the metres to where lookers wait for vehicles that cross or merge, [K, W].
 
     On the lane before a junction they wait at its end, inside they wait before the stretch that both may touch.
     """
     cars = state.vehicles
-    into = (tables.lanes[:, OfLane.JUNCTION].take(me.one.clamp(min=0)) > 0) & (me.one >= 0)
-    along = torch.where(into, -me.rest, me.station)[..., None]
-    number = tables.number.take(torch.where(into, me.one, me.lane))[..., None]
+    inside = tables.number.take(me.lane) > 0
+    entering = ~inside & (tables.lanes[:, OfLane.JUNCTION].take(me.one.clamp(min=0)) > 0) & (me.one >= 0)
+    along = torch.where(inside, me.station, -me.rest)
+    enter, waiting = _conflicts(state, tables, rows, me, inside, along)
+    nearest = torch.where(waiting, enter, NOTHING).amin(1)
 
-    length, station = rows[..., OfLane.LENGTH], cars.station
-    there = torch.cat((station, station - length), 1)[:, None]
-    lane = torch.cat((cars.lane, cars.ahead[..., 0]), 1)
-    exists = torch.cat((cars.alive, cars.alive), 1) & (lane >= 0)
-    other = torch.where(exists, tables.number.take(lane.clamp(min=0)), 0)[:, None]
-    base = (state.clocks.map * tables.numbers)[:, None, None]
-    pair = tables.pairs.take((base + number) * tables.numbers + other)
-    zone = tables.conflicts.index_select(0, pair.flatten()).view(*pair.shape, -1)
-
-    half = 0.5 * cars.length
-    half = torch.cat((half, half), 1)[:, None]
-    speed = torch.cat((cars.speed, cars.speed), 1)[:, None]
-    enter = zone[..., OfConflict.FROM] - along - me.half[..., None]
-    leave = zone[..., OfConflict.TO] - along + me.half[..., None]
-    other_enter = zone[..., OfConflict.OTHER_FROM] - there - half
-    other_leave = zone[..., OfConflict.OTHER_TO] - there + half
-    waits, other_waits = zone[..., OfConflict.WAITS], zone[..., OfConflict.OTHER_WAITS]
-
-    time = enter / me.speed.clamp(min=1.0)[..., None]
-    clear = leave / me.speed.clamp(min=4.0)[..., None]
-    other_time = other_enter / speed.clamp(min=1.0)
-    earlier = other_time < time + DOUBT * (waits - other_waits)
-    coming = _coming(state, arena, rows)[:, None] & ((speed > 0.2) | (me.chance[..., None] < 0.8))
-    inside, other_inside = along > 0, there > 0
-    yields = (waits > 0) & coming & (other_time < clear + SPARE) & ~(inside & other_inside)
-    ordered = other_inside & earlier & (inside | ((waits == 0) & (speed > 1.5)))
-    waiting = ((other_enter <= 0) | yields | ordered) & (leave > 0) & (other_leave > 0) & (enter > 0)
-    nearest = torch.where(waiting, enter, NOTHING).amin(2)
-
-    full = ((cars.lane[:, None] == me.two[..., None]) & (station < 9.0)[:, None] & (cars.speed < 1.0)[:, None]).any(2)
-    wait_at_line = into & (front > me.speed.square() / 16) & (front > -1.5)
-    stop = torch.where(wait_at_line, front, nearest - 0.5)
-    return torch.where((nearest < NOTHING / 2) | (full & wait_at_line), stop, NOTHING)
+    at_line = entering & (me.front > me.speed.square() / 16) & (me.front > -1.5)
+    block = (cars.speed < 1.0) & (cars.station < EXIT) & cars.alive
+    exits = cars.lane.masked_fill(~block, -2).t()
+    full = (exits == me.two[:, None]).any(1)
+    stop = torch.where(at_line, me.front, nearest - 0.5)
+    return torch.where((nearest < NOTHING / 2) | (full & at_line), stop, NOTHING)
 
 
-def _coming(state: State, arena: Arena, rows: Tensor) -> Tensor:
-    """Return who will enter the junction unless somebody is in the way, [W, 2 A]: as inside it, as on the way there."""
-    control = rows[..., OfLane.CONTROL]
-    light = lights(arena, rows[..., OfLane.GROUP].long(), state.clocks.seconds()[:, None])
-    free = (light != Light.RED) & ((control != Control.STOP) | state.vehicles.halted)
-    return torch.cat((state.vehicles.alive, free), 1)
+def _conflicts(
+    state: State, tables: Tables, rows: Tensor, me: Lookers, inside: Tensor, along: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return where the stretch begins that a looker and another may touch, and whether it waits for that other.
+
+    Both are [K, 2 A, W], of every other as on its lane and as on the way to its next one; the first is in metres from
+    the bumper. A looker waits for who is in the stretch; for who has the right of way and would come before it is
+    clear; and once both are in the junction, for who is earlier by far.
+
+    Args:
+        state: Worlds.
+        tables: Of their arena.
+        rows: Of all vehicles' lanes.
+        me: The lookers.
+        inside: [K, W] bool: they are in a junction.
+        along: [K, W] where they are on their lane in the junction, negative before it.
+    """
+    cars = state.vehicles
+
+    def others(first: Tensor, second: Tensor) -> Tensor:
+        return torch.cat((first.t(), second.t()))
+
+    def gate(condition: Tensor) -> Tensor:
+        return condition.float().sub_(0.5).mul_(NOTHING)
+
+    following = cars.ahead[..., 0]
+    exists = others(cars.alive, cars.alive & (following >= 0))
+    theirs = tables.number.take(others(cars.lane, following.clamp(min=0))) * exists
+    number = tables.number.take(torch.where(inside, me.lane, me.one.clamp(min=0)))
+    base = (state.clocks.map * tables.numbers + number) * tables.numbers
+    pair = tables.pairs.index_select(0, (base[:, None] + theirs).flatten())
+    shape = (len(number), *theirs.shape)
+    begin, end, their_begin, their_end = (zone.index_select(0, pair).view(shape) for zone in tables.zones)
+    order = tables.order.index_select(0, pair).view(shape)
+
+    length = rows[..., OfLane.LENGTH]
+    there, half = others(cars.station, cars.station - length), others(cars.length, cars.length) * 0.5
+    speed = others(cars.speed, cars.speed)
+    enter, leave = begin.sub_((along + me.half)[:, None]), end.sub_((along - me.half)[:, None])
+    their_enter, their_leave = their_begin.sub_(there + half), their_end.sub_(there - half)
+    their_time = their_enter * (1 / speed.clamp(min=1.0))
+    time = enter * (1 / me.speed.clamp(min=1.0))[:, None]
+    clear = leave * (1 / me.speed.clamp(min=4.0))[:, None]
+
+    inner = others(torch.ones_like(cars.alive), torch.zeros_like(cars.alive))
+    coming = others(cars.alive, cars.coming)
+    moving = gate(coming & (speed > 0.2)).maximum(gate(coming) + gate(me.chance < 0.8)[:, None] - NOTHING / 4)
+    apart = (1.5 - inner.float() - inside.float()[:, None]) * NOTHING
+    yields = (clear + SPARE - their_time).minimum((order - 0.5) * NOTHING).minimum(moving).minimum(apart)
+    earlier = time - their_time + DOUBT * order
+    asked = gate(inside)[:, None].maximum(gate(speed > 1.5).minimum((0.5 - order) * NOTHING))
+    ordered = earlier.minimum(gate(inner)).minimum(asked)
+    waits = yields.maximum(ordered).maximum(0.01 - their_enter)
+    return enter, waits.minimum(leave).minimum(their_leave).minimum(enter) > 0
 
 
 def _for_walkers(state: State, arena: Arena, tables: Tables, me: Lookers) -> Tensor:
-    """Return the metres to the nearest crosswalk ahead on which somebody walks, [W, K]."""
+    """Return the metres to the nearest crosswalk ahead on which somebody walks, [K, W]."""
     walkers = state.walkers
-    first = arena.crosswalk_range[:, 0].take(state.clocks.map)[:, None]
-    busy = torch.zeros(state.worlds, tables.most_crosswalks, device=me.station.device)
-    busy.scatter_add_(1, (walkers.crosswalk - first).clamp(0, tables.most_crosswalks - 1), walkers.walking.float())
-    lane = torch.stack((me.lane, me.one.clamp(min=0)), 2)
+    if not walkers.x.shape[1]:
+        return torch.full_like(me.rest, NOTHING)
+    most = tables.most_crosswalks
+    first = arena.crosswalk_range[:, 0].take(state.clocks.map)
+    busy = torch.zeros(state.worlds, most, device=me.station.device)
+    busy.scatter_add_(1, (walkers.crosswalk - first[:, None]).clamp(0, most - 1), walkers.walking.float())
+    lane = torch.stack((me.lane, me.one.clamp(min=0)))
     crossing = arena.crossing[lane]
-    base = torch.stack((-me.station, torch.where(me.one < 0, NOTHING, me.rest)), 2)
-    away = arena.crossing_at[lane] + (base - me.half[..., None] - 1.5)[..., None]
-    local = (crossing - first[..., None, None]).clamp(0, tables.most_crosswalks - 1)
-    walked = busy.gather(1, local.flatten(1)).view_as(local) > 0
-    blocked = walked & (crossing >= 0) & (away > -1.0)
-    return torch.where(blocked, away, NOTHING).flatten(2).amin(2)
+    base = torch.stack((-me.station, me.rest.masked_fill(me.one < 0, NOTHING)))
+    away = arena.crossing_at[lane] + (base - me.half - 1.5)[..., None]
+    local = (crossing - first[:, None]).clamp(0, most - 1)
+    offset = most * torch.arange(state.worlds, device=lane.device)[:, None]
+    blocked = (busy.take(local + offset) > 0) & (crossing >= 0) & (away > -1.0)
+    return torch.where(blocked, away, NOTHING).amin((0, 3))
