@@ -217,7 +217,7 @@ def test_clients_that_read_slowly_hold_nobody_up() -> None:
 
 @pytest.mark.slow
 def test_memory_stays_bounded_under_a_long_flood() -> None:
-    """Twenty thousand asks with pictures at a queue of sixteen: resident memory settles."""
+    """Eight thousand asks with pictures at a queue of sixteen: resident memory settles."""
     batcher = Batcher(EchoEngine(0.001), max_queue=16)
     picture = Picture(torch.randint(0, 256, (64, 64, 3)).to(torch.uint8))
     data = body("x", picture)
@@ -229,10 +229,10 @@ def test_memory_stays_bounded_under_a_long_flood() -> None:
     with background(App({"m": batcher}, ROUTES)) as url:
         seen = Counter[int]()
         sizes = []
-        for _ in range(20):
+        for _ in range(8):
             answers = asyncio.run(crowd(url, [data] * 1000))
             seen.update(status for status, _, _ in answers)
             sizes.append(resident())
-    assert seen.keys() <= {200, 429} and sum(seen.values()) == 20_000
-    assert sizes[-1] - sizes[4] < 64 << 20
-    assert batcher.ask(Generate((Message("user", ("still there",)),))).answer == Text("still there")
+        assert batcher.ask(Generate((Message("user", ("still there",)),))).answer == Text("still there")
+    assert seen.keys() <= {200, 429} and sum(seen.values()) == 8_000
+    assert sizes[-1] - sizes[2] < 64 << 20
