@@ -81,20 +81,22 @@ class Desk:
 
     def _enter(self, waiter: Waiter) -> None:
         """Give an ask a place in the queue, with its twin if it has one that the present engine answers."""
-        self.depth += 1
         twin = None if waiter.key is None else self._twins.get(waiter.key)
         if twin is None or twin.engine not in (None, self.engine):
+            self.depth += 1
             waiter.job = Job(waiter)
             self.queue.add(waiter.job)
             if waiter.key is not None:
                 self._twins[waiter.key] = waiter.job
             return
+        if twin.engine is not None and not waiter.claim():
+            self.counts.cancelled += 1  # in the lobby, and nobody has told us yet
+            return
+        self.depth += 1
         self.counts.merged += 1
         waiter.job = twin
         twin.waiters.append(waiter)
-        if twin.engine is not None:
-            waiter.claim()
-        elif waiter.rank < twin.rank:
+        if twin.engine is None and waiter.rank < twin.rank:
             self.queue.remove(twin)
             twin.priority, twin.rank = waiter.priority, waiter.rank
             self.queue.add(twin)
