@@ -92,8 +92,9 @@ def _place_walkers(state: State, arena: Arena, tables: Tables) -> None:
     number = torch.arange(walkers.x.shape[1], device=low.device)
     seed = clocks.seed[:, None]
     walkers.alive = (high > low)[:, None].expand_as(walkers.alive).clone()
-    chosen = low[:, None] + (draw(seed, 4 << 20 | number) * (high - low)[:, None]).long()
-    walkers.crosswalk = torch.where(walkers.alive, chosen, 0)
+    count = (high - low).clamp(min=1)
+    first = (draw(clocks.seed, 4 << 20) * count).long()
+    walkers.crosswalk = torch.where(walkers.alive, low[:, None] + (first[:, None] + number) % count[:, None], 0)
     pace = SLOWEST + (FASTEST - SLOWEST) * draw(seed, 5 << 20 | number)
     walkers.share = (draw(seed, 6 << 20 | number) < 0.5).float()
     walkers.pace = pace * (1 - 2 * walkers.share)

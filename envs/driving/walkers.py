@@ -9,8 +9,8 @@ from palaestra.envs.driving.tables import Tables
 
 SLOWEST, FASTEST = 1.0, 1.8
 """m/s."""
-PATIENCE = 0.4
-"""How likely a walker who looks at a free road sets out."""
+PAUSE = 30.0
+"""Seconds that a walker stays at a kerb before it wants to cross, on average."""
 CAUTION = 5.0
 """Seconds of a car's way that must be free."""
 REACH = 1.5
@@ -48,7 +48,7 @@ def _set_out(state: State) -> None:
     ahead = away_x * cars.cos + away_y * cars.sin
     aside = (away_y * cars.cos - away_x * cars.sin).abs()
     threat = (ahead > -5.0) & (ahead < cars.speed * CAUTION + 6.0) & (aside < 14.0) & (cars.speed > 0.5)
-    willing = (draw(state.clocks.seed, tick * 1024 + 1001) < PATIENCE)[:, None]
+    willing = (draw(state.clocks.seed, tick * 1024 + 1001) < DT / PAUSE * walkers.x.shape[1])[:, None]
     go = willing & ~threat.any(1, keepdim=True) & walkers.alive.gather(1, slot)
     walkers.walking.scatter_(1, slot, walkers.walking.gather(1, slot) | go)
 
