@@ -16,41 +16,89 @@ import tyro
 
 def train_command(words: Sequence[str]) -> int:
     """Train a recipe by name, or go on with a run."""
-    from palaestra.launch.config import TrainOptions
-    from palaestra.launch.recipes import RECIPES, recipe_named
+    from palaestra.launch.config import TrainOptions, tuning_from_json
+    from palaestra.launch.recipes import RECIPES, TUNINGS, recipe_named
     from palaestra.launch.report import write_report
     from palaestra.launch.train import resume, train
 
     if words and words[0] == "--resume":
         if len(words) != 2:
             raise ValueError("train --resume takes one run's folder and nothing else: its config.json says the rest.")
+        if tuning_from_json(Path(words[1]) / "config.json") is not None:
+            return _tune(words)
         run = resume(Path(words[1]))
+    elif words and words[0] in TUNINGS:
+        return _tune(words)
     else:
         if not words or words[0].startswith("-"):
-            names = "\n".join(f"  {name}" for name in RECIPES)
+            names = "\n".join(f"  {name}" for name in (*RECIPES, *TUNINGS))
             print(f"palaestra train RECIPE [options], where RECIPE is one of\n{names}\n\npalaestra train --resume RUN")
             return 0 if words else 2
-        chosen = recipe_named(words[0])
-
-        options = tyro.cli(
-            TrainOptions,
-            prog=f"palaestra train {words[0]}",
-            args=words[1:],
-            default=TrainOptions(chosen),
-            config=(tyro.conf.FlagConversionOff,),
-        )
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        folder = options.run or Path("runs") / f"{options.recipe.name}-{options.recipe.seed}-{stamp}"
-        run = train(options.recipe, folder)
+        options = _options(TrainOptions, TrainOptions(recipe_named(words[0])), words)
+        run = train(options.recipe, _folder(options))
     _film(run)
     _print_result(run)
     print(f"report: {write_report(run)}")
     return 0
 
 
+def _tune(words: Sequence[str]) -> int:
+    """Fine-tune a vision-language model by a recipe's name, or go on with such a run."""
+    from palaestra.launch.config import TuningOptions
+    from palaestra.launch.recipes import TUNINGS
+    from palaestra.launch.tuning import resume_tuning, tune
+
+    if words[0] == "--resume":
+        run = resume_tuning(Path(words[1]))
+    else:
+        options = _options(TuningOptions, TuningOptions(TUNINGS[words[0]]), words)
+        run = tune(options.recipe, _folder(options))
+    _print_tuning(run)
+    return 0
+
+
+def _options(kind: Any, default: Any, words: Sequence[str]) -> Any:
+    """Return the options of `palaestra train`, read from the words after the recipe's name."""
+    prog = f"palaestra train {words[0]}"
+    return tyro.cli(kind, prog=prog, args=words[1:], default=default, config=(tyro.conf.FlagConversionOff,))
+
+
+def _folder(options: Any) -> Path:
+    """Return the folder of a new run."""
+    recipe, stamp = options.recipe, time.strftime("%Y%m%d-%H%M%S")
+    return options.run or Path("runs") / f"{recipe.name}-{recipe.seed}-{stamp}"
+
+
+def _print_tuning(run: Path) -> None:
+    """Print how many questions a fine-tuned model answers, family by family."""
+    from rich.console import Console
+    from rich.table import Table
+
+    result = json.loads((run / "result.json").read_text())
+    table = Table(title=f"{run}: held-out questions answered word for word, with Wilson's 95 % intervals")
+    for heading in ("model", "all", *result["blind_rate"]):
+        table.add_column(heading)
+    for entry in result["evaluations"]:
+        cells = []
+        for part in (entry, *entry["families"].values()):
+            low, high = part["interval"]
+            cells.append(f"{100 * part['rate']:.1f} % [{100 * low:.1f}, {100 * high:.1f}]")
+        table.add_row(entry["name"], *cells)
+    blind = result["blind_rate"].values()
+    table.add_row("best without eyes", "", *(f"{100 * rate:.1f} %" for rate in blind))
+    Console().print(table)
+    seconds = result["seconds"]
+    print(f"training took {seconds['wall']:.0f} s ({seconds['cpu']:.0f} s of CPU); result: {run / 'result.json'}")
+
+
 def _film(run: Path) -> None:
     """Film in a process of its own: this one may hold a simulator that was loaded without a renderer."""
-    subprocess.run([sys.executable, "-m", "palaestra.launch.cli", "film", str(run)], check=False)
+    words = [sys.executable, "-m", "palaestra.launch.cli", "film", str(run)]
+    done = subprocess.run(words, check=False, text=True, stderr=subprocess.PIPE)
+    # SwiftShader remarks on every call that it does not know, which says nothing to anybody here.
+    remarks = [line for line in done.stderr.splitlines() if "libVulkan.cpp" not in line]
+    if remarks:
+        print("\n".join(remarks), file=sys.stderr)
 
 
 def film_command(words: Sequence[str]) -> int:
@@ -201,9 +249,9 @@ def list_command(words: Sequence[str]) -> int:
     """List what there is."""
     from palaestra.envs.registry import names
     from palaestra.launch.bench import BENCHES
-    from palaestra.launch.recipes import RECIPES
+    from palaestra.launch.recipes import RECIPES, TUNINGS
 
-    for title, entries in (("worlds", names()), ("recipes", list(RECIPES)), ("benches", list(BENCHES))):
+    for title, entries in (("worlds", names()), ("recipes", [*RECIPES, *TUNINGS]), ("benches", list(BENCHES))):
         print(f"{title}:")
         print("\n".join(f"  {entry}" for entry in entries))
     print("Any Gymnasium id and package.module:function are worlds too.")

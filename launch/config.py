@@ -15,6 +15,8 @@ import tyro
 
 from palaestra.agents.flow.imitation import ImitationConfig
 from palaestra.agents.flow.pi_rl import PiRLConfig
+from palaestra.agents.vlm.questions import Family
+from palaestra.agents.vlm.sft import SFTConfig
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,43 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class TuningRecipe:
+    """Supervised fine-tuning of a vision-language model on rendered questions, whole."""
+
+    name: str = "tiny-vlm"
+    """What the run is called in tables."""
+    base: str = ""
+    """Folder of the checkpoint to start from; where empty, a tiny one with random weights is built."""
+    image_size: int = 64
+    """Side in pixels to which the tiny checkpoint resizes pictures."""
+    families: tuple[Family, ...] = ("colour", "place", "count")
+    """Kinds of questions to learn."""
+    questions: int = 20_000
+    """Of the training split, in an epoch."""
+    held_out: int = 500
+    """Questions of an evaluation; their combinations of shape, colour and place are in no training picture."""
+    sft: Annotated[SFTConfig, tyro.conf.arg(name="")] = field(default_factory=SFTConfig)
+    """Fine-tuning."""
+    every: int = 200
+    """Gradient steps between checkpoints."""
+    device: str = "cpu"
+    """Where the model lives: cpu or cuda."""
+    seed: int = 0
+    """Of weights, questions and their order; held-out questions are the same for every seed."""
+    threads: int = 2
+    """Threads of torch."""
+
+
+@dataclass(frozen=True)
+class TuningOptions:
+    """What `palaestra train` takes for such a recipe."""
+
+    recipe: Annotated[TuningRecipe, tyro.conf.arg(name="")]
+    run: Path | None = None
+    """Folder of the run; by default runs/<recipe>-<seed>-<time>."""
+
+
+@dataclass(frozen=True)
 class TrainOptions:
     """What `palaestra train` takes: a recipe, and where the run goes."""
 
@@ -156,22 +195,35 @@ def validate(recipe: Recipe) -> None:
         raise ValueError("reward.success, reward.progress and reward.world are all 0: there is nothing to maximise.")
 
 
-def to_json(recipe: Recipe) -> str:
+def to_json(recipe: Recipe | TuningRecipe) -> str:
     """Return a recipe as JSON, as a run's `config.json` holds it."""
     return json.dumps(dataclasses.asdict(recipe), indent=2) + "\n"
 
 
 def from_json(path: Path) -> Recipe:
     """Read a recipe back; an unknown or misspelt key, or a value of another type, is refused by name."""
+    recipe = _build(Recipe, _read(path), path.name)
+    assert isinstance(recipe, Recipe)
+    return recipe
+
+
+def tuning_from_json(path: Path) -> TuningRecipe | None:
+    """Read a tuning recipe back, likewise; None where the file holds a recipe of the other kind."""
+    data = _read(path)
+    if "sft" not in data:
+        return None
+    recipe = _build(TuningRecipe, data, path.name)
+    assert isinstance(recipe, TuningRecipe)
+    return recipe
+
+
+def _read(path: Path) -> Any:
     try:
-        data = json.loads(path.read_text())
+        return json.loads(path.read_text())
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist: a run's folder holds a config.json.") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON: {error}.") from None
-    recipe = _build(Recipe, data, path.name)
-    assert isinstance(recipe, Recipe)
-    return recipe
 
 
 def _build(kind: Any, value: Any, name: str) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from palaestra.agents.flow.imitation import ImitationConfig
 from palaestra.agents.flow.pi_rl import PiRLConfig
-from palaestra.launch.config import DemonstrationConfig, PolicyConfig, Recipe, RewardConfig, WorldConfig
+from palaestra.launch.config import DemonstrationConfig, PolicyConfig, Recipe, RewardConfig, TuningRecipe, WorldConfig
 
 REACH = Recipe(
     name="reach",
@@ -60,11 +60,17 @@ STACK_CUBE = replace(PICK_CUBE, name="pi-rl-stack-cube", world=replace(PUSH_CUBE
 
 RECIPES = {recipe.name: recipe for recipe in (REACH, PUSH_CUBE, PICK_CUBE, STACK_CUBE)}
 
+TINY_VLM = TuningRecipe()
+
+TUNINGS = {recipe.name: recipe for recipe in (TINY_VLM,)}
+"""Recipes of the other kind: supervised fine-tuning of a vision-language model."""
+
 
 def recipe_named(name: str) -> Recipe:
     """Return a recipe; a wrong name gets the nearest right ones."""
     if name in RECIPES:
         return RECIPES[name]
-    near = difflib.get_close_matches(name, RECIPES, 3, 0.4)
+    known = (*RECIPES, *TUNINGS)
+    near = difflib.get_close_matches(name, known, 3, 0.4)
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-    raise LookupError(f"there is no recipe {name!r}.{hint} Recipes: {', '.join(RECIPES)}.")
+    raise LookupError(f"there is no recipe {name!r}.{hint} Recipes: {', '.join(known)}.")

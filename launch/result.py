@@ -33,6 +33,8 @@ PACKAGES = (
     "mani_skill",
     "sapien",
     "stable_baselines3",
+    "transformers",
+    "peft",
 )
 """Packages on which a number can depend."""
 TOLERANCE = 1e-5

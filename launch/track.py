@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 COUNTERS = ("iteration", "env_steps", "wall_s")
 SERVICES = ("wandb", "trackio")
-HEADLINE = ("eval/success_once", "rollout/success_once")
+HEADLINE = ("eval/success_once", "rollout/success_once", "eval/exact_match")
 """The numbers beside the progress bar."""
 PLAIN_LINES = 20
 """How many lines a whole run prints where there is no terminal to draw a bar on."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, overload
+from typing import Literal, TypeAlias, overload
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from palaestra.agents.vlm.core import Message, Picture
 
 Split = Literal["train", "held-out"]
-Family = Literal["colour", "shape", "count", "side"]
+Family = Literal["describe", "colour", "shape", "place", "count", "side"]
 
 SHAPES = ("circle", "square", "triangle", "cross")
 COLOURS = {
@@ -33,15 +33,16 @@ COLOURS = {
     "white": (245, 245, 245),
 }
 NAMES = tuple(COLOURS)
-PLACES = 4
-"""Upper left, upper right, lower left, lower right."""
+PLACES = ("upper left", "upper right", "lower left", "lower right")
 ANSWERS: dict[Family, tuple[str, ...]] = {
     "colour": NAMES,
     "shape": SHAPES,
+    "place": PLACES,
     "count": ("1", "2", "3", "4"),
     "side": ("left", "right"),
 }
-FAMILIES: tuple[Family, ...] = tuple(ANSWERS)
+"""The answers that a family's questions have; a description is not one of a few."""
+FAMILIES: tuple[Family, ...] = ("describe", *ANSWERS)
 SIDES = (32, 64, 96, 128, 192, 256)
 """Longer sides of the pictures, in pixels."""
 FORMATS = ((1.0, 1.0), (1.0, 0.75), (0.75, 1.0))
@@ -57,12 +58,12 @@ class Thing:
     colour: int
     """Index into `NAMES`."""
     place: int
-    """Below `PLACES`."""
+    """Index into `PLACES`."""
 
     @property
     def held_out(self) -> bool:
         """Whether the combination is of the held-out split: one place for each shape and colour."""
-        return (self.shape + self.colour + self.place) % PLACES == 0
+        return (self.shape + self.colour + self.place) % len(PLACES) == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +83,15 @@ class Question:
         return (Message("user", (self.picture, self.question)),)
 
 
+Draft: TypeAlias = tuple[str, str, list[Thing]]
+"""A question, its answer, and what the picture shows."""
+
+
 class Questions(Sequence[Question]):
     """`total` questions, each drawn when it is read, from nothing but the seed, the split and its index."""
 
     def __init__(self, total: int, split: Split, *, seed: int = 0, families: Sequence[Family] = FAMILIES) -> None:
-        unknown = [family for family in families if family not in ANSWERS]
+        unknown = [family for family in families if family not in FAMILIES]
         if unknown or not families:
             raise ValueError(f"unknown family {unknown[:1]} of questions: choose from {', '.join(FAMILIES)}.")
         self.total, self.split, self.seed, self.families = total, split, seed, tuple(families)
@@ -106,13 +111,17 @@ class Questions(Sequence[Question]):
         if not -self.total <= index < self.total:
             raise IndexError(f"question {index} of {self.total}.")
         index %= self.total
-        generator = np.random.default_rng((self.seed, self.split == "held-out", index))
+        held_out = self.split == "held-out"
+        generator = np.random.default_rng((self.seed, held_out, index))
         family = self.families[index % len(self.families)]
-        return _MAKERS[family](generator, self.split == "held-out")
+        question, answer, things = _MAKERS[family](generator, _target(generator, held_out))
+        return Question(render(things, generator), question, answer, family, tuple(things))
 
 
 def blind_rate(family: Family) -> float:
     """Return the share of a family's questions that the best model without eyes answers rightly."""
+    if family == "describe":  # the likeliest picture has one object, which is one of those held out
+        return 1 / len(PLACES) / (len(SHAPES) * len(NAMES))
     return 1 / len(ANSWERS[family])
 
 
@@ -159,74 +168,71 @@ def _inside(shape: int, u: NDArray[np.float32], v: NDArray[np.float32]) -> NDArr
 def _target(generator: np.random.Generator, held_out: bool) -> Thing:
     """Draw a combination of the split: shape and colour are uniform, and independent."""
     while True:
-        thing = Thing(*(int(generator.integers(n)) for n in (len(SHAPES), len(NAMES), PLACES)))
+        thing = Thing(*(int(generator.integers(n)) for n in (len(SHAPES), len(NAMES), len(PLACES))))
         if thing.held_out == held_out:
             return thing
 
 
-def _other(
-    generator: np.random.Generator,
-    taken: Sequence[Thing],
-    allowed: Callable[[Thing], bool],
-) -> Thing:
-    """Draw a training combination at a free place; held-out pictures too are filled up with these."""
-    while True:
+def _fill(
+    generator: np.random.Generator, things: list[Thing], total: int, allowed: Callable[[Thing], bool]
+) -> list[Thing]:
+    """Add objects at free places up to a total; they are training combinations in held-out pictures too."""
+    while len(things) < total:
         thing = _target(generator, held_out=False)
-        if all(thing.place != other.place for other in taken) and allowed(thing):
-            return thing
-
-
-def _distinct(generator: np.random.Generator, held_out: bool) -> list[Thing]:
-    """Draw one to three objects; the others share neither shape nor colour with the first."""
-    target = _target(generator, held_out)
-    things = [target]
-    for _ in range(int(generator.integers(0, 3))):
-        things.append(_other(generator, things, lambda o: o.shape != target.shape and o.colour != target.colour))
+        if allowed(thing) and all(thing.place != other.place for other in things):
+            things.append(thing)
     return things
 
 
-def _colour(generator: np.random.Generator, held_out: bool) -> Question:
-    things = _distinct(generator, held_out)
-    question = f"What colour is the {SHAPES[things[0].shape]}?"
-    return Question(render(things, generator), question, NAMES[things[0].colour], "colour", tuple(things))
+def _upto(generator: np.random.Generator, fewest: int = 1) -> int:
+    """Draw how many objects a picture has."""
+    return int(generator.integers(fewest, len(PLACES) + 1))
 
 
-def _shape(generator: np.random.Generator, held_out: bool) -> Question:
-    things = _distinct(generator, held_out)
-    question = f"What shape is the {NAMES[things[0].colour]} object?"
-    return Question(render(things, generator), question, SHAPES[things[0].shape], "shape", tuple(things))
+def _describe(generator: np.random.Generator, target: Thing) -> Draft:
+    """Ask for all that there is: a long answer, from which a model learns to look much sooner than from short ones."""
+    things = _fill(generator, [target], _upto(generator), lambda other: True)
+    seen = {thing.place: f"{NAMES[thing.colour]} {SHAPES[thing.shape]}" for thing in things}
+    return "What is in the picture?", ", ".join(seen.get(place, "nothing") for place in range(len(PLACES))), things
 
 
-def _count(generator: np.random.Generator, held_out: bool) -> Question:
-    """Count one shape among others."""
-    target = _target(generator, held_out)
-    things, count = [target], int(generator.integers(1, PLACES + 1))
-    while len(things) < count:
-        things.append(_other(generator, things, lambda o: o.shape == target.shape))
-    for _ in range(int(generator.integers(0, PLACES - count + 1))):
-        things.append(_other(generator, things, lambda o: o.shape != target.shape))
-    question = f"How many {_plural(SHAPES[target.shape])} are there?"
-    return Question(render(things, generator), question, str(count), "count", tuple(things))
+def _colour(generator: np.random.Generator, target: Thing) -> Draft:
+    things = _fill(generator, [target], _upto(generator), lambda other: True)
+    return f"What colour is the object in the {PLACES[target.place]}?", NAMES[target.colour], things
 
 
-def _side(generator: np.random.Generator, held_out: bool) -> Question:
-    """Ask on which side of another object the first one is."""
-    target = _target(generator, held_out)
-    other = _other(
-        generator, [target], lambda o: o.shape != target.shape and o.place % 2 != target.place % 2
-    )
-    question = f"Is the {SHAPES[target.shape]} left or right of the {SHAPES[other.shape]}?"
-    answer = ANSWERS["side"][target.place % 2]
-    return Question(render([target, other], generator), question, answer, "side", (target, other))
+def _shape(generator: np.random.Generator, target: Thing) -> Draft:
+    things = _fill(generator, [target], _upto(generator), lambda other: True)
+    return f"What shape is the object in the {PLACES[target.place]}?", SHAPES[target.shape], things
 
 
-def _plural(word: str) -> str:
-    return f"{word}es" if word.endswith("s") else f"{word}s"
+def _place(generator: np.random.Generator, target: Thing) -> Draft:
+    things = _fill(generator, [target], _upto(generator), lambda other: other.colour != target.colour)
+    return f"Where is the {NAMES[target.colour]} object?", PLACES[target.place], things
 
 
-_MAKERS: dict[Family, Callable[[np.random.Generator, bool], Question]] = {
+def _count(generator: np.random.Generator, target: Thing) -> Draft:
+    """Count one colour among others: the count is drawn first, the others fill some of what is left."""
+    count = _upto(generator)
+    things = _fill(generator, [target], count, lambda other: other.colour == target.colour)
+    things = _fill(generator, things, _upto(generator, count), lambda other: other.colour != target.colour)
+    return f"How many {NAMES[target.colour]} objects are there?", str(count), things
+
+
+def _side(generator: np.random.Generator, target: Thing) -> Draft:
+    def beside(other: Thing) -> bool:
+        return other.colour != target.colour and other.place % 2 != target.place % 2
+
+    things = _fill(generator, [target], 2, beside)
+    first, second = (NAMES[thing.colour] for thing in things)
+    return f"Is the {first} object left or right of the {second} object?", ANSWERS["side"][target.place % 2], things
+
+
+_MAKERS: dict[Family, Callable[[np.random.Generator, Thing], Draft]] = {
+    "describe": _describe,
     "colour": _colour,
     "shape": _shape,
+    "place": _place,
     "count": _count,
     "side": _side,
 }

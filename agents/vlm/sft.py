@@ -58,7 +58,7 @@ class SFTConfig:
     alpha: int = 32
     """LoRA: an adapter's output is scaled by alpha / rank."""
     recompute: bool = False
-    """Forget activations and compute them again in the backward pass: slower, in far less memory."""
+    """Forget the text decoder's activations and compute them again in the backward pass: slower, in less memory."""
 
 
 class Sample(Protocol):
@@ -122,12 +122,9 @@ def encode(checkpoint: Checkpoint, samples: Sequence[Sample]) -> Batch:
 
 
 def answer_loss(model: Any, batch: Batch) -> Tensor:
-    """Return the cross-entropy summed over the answers' tokens, shape []; logits are computed for these alone."""
-    positions = (batch.labels != IGNORED).any(0).nonzero()[:, 0]
-    logits = model(**batch.inputs, logits_to_keep=positions - 1, use_cache=False).logits
-    return F.cross_entropy(
-        logits.float().flatten(0, 1), batch.labels[:, positions].flatten(), ignore_index=IGNORED, reduction="sum"
-    )
+    """Return the cross-entropy summed over the answers' tokens, shape []."""
+    logits, targets = _answer_logits(model, batch)
+    return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
 
 
 def learning_rate(step: int, config: SFTConfig) -> float:
@@ -178,7 +175,8 @@ class Tuner:
         model = self.checkpoint.model
         self.model = _adapted(model, config) if config.method == "lora" else model.requires_grad_(True)
         if config.recompute:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            decoder = self.checkpoint.model.get_decoder()
+            decoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.model.train()
         self.parameters = {name: value for name, value in self.model.named_parameters() if value.requires_grad}
         groups: list[dict[str, Any]] = [
@@ -205,9 +203,8 @@ class Tuner:
         total = torch.zeros((), device=self.device)
         self.optimiser.zero_grad()
         for batch in encoded:
-            there = Batch({name: v.to(self.device) for name, v in batch.inputs.items()}, batch.labels.to(self.device))
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-                loss = answer_loss(self.model, there) / tokens
+            with self._precision():
+                loss = answer_loss(self.model, self._there(batch)) / tokens
             loss.backward()
             total += loss.detach()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.clip)
@@ -218,6 +215,22 @@ class Tuner:
         self.optimiser.step()
         self.step += 1
         return {"train/loss": total.item(), "train/gradient_norm": norm.item(), "train/learning_rate": rate}
+
+    @torch.no_grad()
+    def right(self, samples: Sequence[Sample]) -> list[bool]:
+        """Return which samples the model would answer word for word, greedily.
+
+        In one forward pass: it does if and only if each token of the answer is the likeliest after those before it.
+        """
+        self.model.eval()
+        found: list[bool] = []
+        for start in range(0, len(samples), self.config.batch):
+            batch = self._there(encode(self.checkpoint, samples[start : start + self.config.batch]))
+            with self._precision():
+                logits, targets = _answer_logits(self.model, batch)
+            found += ((logits.argmax(-1) == targets) | (targets == IGNORED)).all(1).tolist()
+        self.model.train()
+        return found
 
     def save(self, path: Path) -> Path:
         """Write what was trained to a new folder, whole or not at all: a checkpoint, or an adapter with LoRA.
@@ -260,6 +273,21 @@ class Tuner:
         found = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
         load_optimiser_tensors(self.optimiser, found)
         self.step = int(state["step"])
+
+    def _there(self, batch: Batch) -> Batch:
+        """Return a batch on the model's device."""
+        return Batch({name: v.to(self.device) for name, v in batch.inputs.items()}, batch.labels.to(self.device))
+
+    def _precision(self) -> torch.autocast:
+        """Return the context of a forward pass: bfloat16 on a GPU, as it is elsewhere."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
+
+
+def _answer_logits(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return logits [N, P, V] and labels [N, P] at the P positions where any answer has a token, and there alone."""
+    positions = (batch.labels != IGNORED).any(0).nonzero()[:, 0]
+    logits: Tensor = model(**batch.inputs, logits_to_keep=positions - 1, use_cache=False).logits
+    return logits, batch.labels[:, positions]
 
 
 def _turn(message: Message) -> dict[str, Any]:

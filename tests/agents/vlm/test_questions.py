@@ -12,8 +12,10 @@ from palaestra.agents.vlm.questions import (
     COLOURS,
     FAMILIES,
     NAMES,
+    PLACES,
     SHAPES,
     SIDES,
+    Family,
     Question,
     Questions,
     Split,
@@ -38,7 +40,7 @@ def test_a_question_depends_on_seed_split_and_index_alone() -> None:
         assert any(a.things != b.things for a, b in zip(whole, other, strict=True))
     with pytest.raises(IndexError, match="question 50 of 50"):
         whole[50]
-    with pytest.raises(ValueError, match="colour, shape, count, side"):
+    with pytest.raises(ValueError, match="describe, colour, shape, place, count, side"):
         Questions(5, "train", families=["size"])  # type: ignore[list-item]
 
 
@@ -51,26 +53,32 @@ def test_splits_share_no_combination() -> None:
     assert len(shown) == len(SHAPES) * len(NAMES) * 3
 
 
+def guess(seen: Counter[str], family: Family) -> str:
+    """Return what a model without eyes says: the likeliest answer that it has seen to a question, if any."""
+    return seen.most_common(1)[0][0] if seen else ANSWERS.get(family, ("",))[0]
+
+
 @pytest.mark.parametrize("split", SPLITS)
 def test_a_blind_model_cannot_exceed_its_rate(split: Split) -> None:
-    """The likeliest answer to each question in one half is right in 1 / (answers) of the other."""
+    """The likeliest answer to each question in one half is right in `blind_rate` of the other, give or take 4 σ."""
     questions = Questions(1600, split, seed=1)[:]
     half = len(questions) // 2
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for question in questions[:half]:
         counts[question.question][question.answer] += 1
     for family in FAMILIES:
-        tried = [counts[q.question].most_common(1)[0][0] == q.answer for q in questions[half:] if q.family == family]
+        tried = [guess(counts[q.question], family) == q.answer for q in questions[half:] if q.family == family]
         rate = blind_rate(family)
-        assert len(tried) == half // len(FAMILIES)
-        assert abs(np.mean(tried) - rate) < 4 * sqrt(rate * (1 - rate) / len(tried)), family
+        assert len(tried) >= half // len(FAMILIES)
+        margin = 4 * sqrt(rate * (1 - rate) / len(tried))
+        assert rate - margin < np.mean(tried) < rate + margin, family
 
 
 def test_the_picture_is_needed_and_is_enough() -> None:
     """A reader of the objects in the picture answers every question rightly."""
     for split in SPLITS:
         for question in Questions(200, split, seed=2):
-            assert question.answer in ANSWERS[question.family]
+            assert question.answer in ANSWERS.get(question.family, (question.answer,))
             assert answer_of(question) == question.answer
 
 
@@ -78,16 +86,19 @@ def answer_of(question: Question) -> str:
     """Answer from the list of things and the words of the question."""
     words = question.question.rstrip("?").split()
     things = question.things
-    if question.family == "colour":
-        (found,) = [thing for thing in things if SHAPES[thing.shape] == words[-1]]
-        return NAMES[found.colour]
-    if question.family == "shape":
-        (found,) = [thing for thing in things if NAMES[thing.colour] == words[-2]]
-        return SHAPES[found.shape]
+    if question.family == "describe":
+        seen = {thing.place: f"{NAMES[thing.colour]} {SHAPES[thing.shape]}" for thing in things}
+        return ", ".join(seen.get(place, "nothing") for place in (0, 1, 2, 3))
+    if question.family in ("colour", "shape"):
+        (found,) = [thing for thing in things if PLACES[thing.place] == " ".join(words[-2:])]
+        return NAMES[found.colour] if question.family == "colour" else SHAPES[found.shape]
+    if question.family == "place":
+        (found,) = [thing for thing in things if NAMES[thing.colour] == words[3]]
+        return PLACES[found.place]
     if question.family == "count":
-        return str(sum(words[2].startswith(SHAPES[thing.shape]) for thing in things))
-    (first,) = [thing for thing in things if SHAPES[thing.shape] == words[2]]
-    (other,) = [thing for thing in things if SHAPES[thing.shape] == words[-1]]
+        return str(sum(words[2] == NAMES[thing.colour] for thing in things))
+    (first,) = [thing for thing in things if NAMES[thing.colour] == words[2]]
+    (other,) = [thing for thing in things if NAMES[thing.colour] == words[9]]
     assert first.place % 2 != other.place % 2
     return "left" if first.place % 2 < other.place % 2 else "right"
 
