@@ -41,6 +41,12 @@ def test_the_ten_lines_train_and_print_a_rate(tmp_path: Path) -> None:
     assert re.search(r"before: \d+% of 20 \[\d+%, \d+%\]\nafter: \d+% of 20 \[\d+%, \d+%\]", shown)
 
 
+def test_the_model_of_the_example_answers(tmp_path: Path) -> None:
+    (tmp_path / "ask.py").write_text(example("ask"))
+    shown = run([sys.executable, "ask.py"], tmp_path)
+    assert re.match(r"(stop|go) \(-[\d.]+, -[\d.]+\) \w+", shown.splitlines()[-1])
+
+
 def test_the_world_of_four_steps_keeps_the_contract(tmp_path: Path) -> None:
     (tmp_path / "my_world.py").write_text(example("world"))
     shown = run([sys.executable, "-m", "palaestra.launch.cli", "check", "my_world:make"], tmp_path)
