@@ -27,6 +27,8 @@ URGENT = 5.0
 """m/s²: what a change is worth to drivers whose lane ends."""
 CLEARANCE = 20.0, 3.0
 """Metres, and seconds of driving, that must remain of the lane."""
+SWERVE_GAP = 2.0, 2.5
+"""Metres, and seconds of closing in, to the car ahead that is left behind."""
 ROOM = 25.0
 """Metres to all others where a driver comes back."""
 UNSEEN = 60.0
@@ -79,6 +81,10 @@ def change_lane(state: State, arena: Arena, tables: Tables, rows: Tensor, slot: 
     wins = then - cars.acceleration.gather(1, slot) + urgent > GAIN
     room, hardest = torch.where(must, 1.0, 3.0), torch.where(must, -2 * IMPOSED, -IMPOSED)
     safe = (front > room) & (back > room) & (imposed > hardest) & (must | (then > -IMPOSED))
+    now = cars.leader.gather(1, slot)
+    gap = (cars.leader_gap + cars.odometer.gather(1, cars.leader) - cars.odometer).gather(1, slot)
+    closing = (speed - cars.speed.gather(1, now)).clamp(min=0)
+    safe = safe & (gap > SWERVE_GAP[0] + SWERVE_GAP[1] * closing)
     settled = cars.beside.gather(1, slot) < 0
     go = (target >= 0) & clear & wins & safe & settled & cars.alive.gather(1, slot)
     shift = row[..., OfLane.HALF_WIDTH] + there[..., OfLane.HALF_WIDTH]

@@ -73,13 +73,13 @@ def _change(state: State, row: Tensor) -> Tensor:
     cars = state.vehicles
     speed = cars.speed[:, :1]
     before = row[:, OfRoute.CHANGE] - state.ego.progress
-    soon = (before > -1.0) & (before < NOTICE[0] + NOTICE[1] * speed[:, 0])
+    soon = (before > -0.5) & (before < NOTICE[0] + NOTICE[1] * speed[:, 0])
     there = cars.alive & (cars.lane == row[:, OfRoute.TARGET, None])
     there[:, 0] = False
     ahead = (cars.x - cars.x[:, :1]) * cars.cos[:, :1] + (cars.y - cars.y[:, :1]) * cars.sin[:, :1]
     gap = ahead.abs() - 0.5 * (cars.length + cars.length[:, :1])
     faster = torch.where(ahead > 0, speed - cars.speed, cars.speed - speed).clamp(min=0)
     taken = there & (gap < SPACE[0] + SPACE[1] * faster)
-    wait = pressure(speed[:, 0], before + 3.0, speed[:, 0], 0.0, 2.0)
+    wait = pressure(speed[:, 0], before + LINE_GAP, speed[:, 0], 0.0, 2 * LINE_GAP)
     file = pressure(speed, torch.where(there & (ahead > 0), gap, torch.inf), speed - cars.speed, 0.5, 2.0).amax(1)
     return torch.where(soon, torch.maximum(torch.where(taken.any(1), wait, 0.0), file), 0.0)

@@ -9,6 +9,8 @@ from palaestra.envs.driving.arena import SPACING
 from palaestra.envs.driving.state import State
 from palaestra.envs.driving.tables import OfRoute, Tables
 
+NOTICED = 0.3
+"""Metres from the edge of its lane at which traffic takes the ego to be on the next lane too."""
 BACK, AHEAD = 3, 8
 """Points before and after the last one that are looked at."""
 
@@ -41,7 +43,7 @@ def follow(state: State, tables: Tables) -> Tensor:
     ego.progress = torch.maximum(ego.progress, torch.minimum(reached, tables.route_length.take(state.clocks.route)))
 
     offset = ego.lateral + row[:, OfRoute.OFFSET]
-    over = offset.abs() + 0.5 * cars.width[:, 0] > row[:, OfRoute.HALF_WIDTH]
+    over = offset.abs() + 0.5 * cars.width[:, 0] + NOTICED > row[:, OfRoute.HALF_WIDTH]
     beside = torch.where(offset > 0, row[:, OfRoute.LEFT], row[:, OfRoute.RIGHT])
     cars.lane[:, 0] = row[:, OfRoute.LANE].long()
     cars.station[:, 0] = row[:, OfRoute.STATION] + along

@@ -243,7 +243,9 @@ def _routes(arena: Arena, parts: Tensor) -> Tensor:
     offset = _offsets(arena)
     changes, _ = _next(~follows & (after != lane), here.float())
     leaves_lane = (offset.abs() + 0.5 * CAR_WIDTH > arena.route_half_width) & (changes >= here)
-    _, change = _next(leaves_lane & (changes - here < LONGEST_CHANGE), here * SPACING)
+    leaves_lane = leaves_lane & (changes - here < LONGEST_CHANGE)
+    begins = leaves_lane & ~torch.nn.functional.pad(leaves_lane, (1, -1))
+    _, change = _next(begins, here * SPACING)
     entered = torch.where(torch.nn.functional.pad(follows, (1, -1)), here, 0).cummax(1).values
     spacing = torch.full((len(lane),), SPACING, device=lane.device)
     columns = (

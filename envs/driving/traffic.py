@@ -71,8 +71,17 @@ def lane_rows(state: State, tables: Tables) -> Tensor:
     return tables.lanes.index_select(0, lane.flatten()).view(*lane.shape, -1)
 
 
-def drive(state: State, tables: Tables, rows: Tensor) -> None:
-    """Move all vehicles but the egos one step along their lanes; `rows` is what `lane_rows` returned."""
+def drive(state: State, tables: Tables, rows: Tensor) -> Tensor:
+    """Move all vehicles but the egos one step along their lanes.
+
+    Args:
+        state: Worlds.
+        tables: Of their arena.
+        rows: What `lane_rows` returned.
+
+    Returns:
+        What `lane_rows` returns now.
+    """
     cars = state.vehicles
     speed, temper = cars.speed, cars.temper
     gap = cars.leader_gap + cars.odometer.gather(1, cars.leader) - cars.odometer
@@ -97,7 +106,7 @@ def drive(state: State, tables: Tables, rows: Tensor) -> None:
     cars.offset[:, 1:] += DT * drift[:, 1:]
     cars.beside[:, 1:].masked_fill_(cars.offset[:, 1:].abs() < 0.7, -1)
     _change_over(state, rows)
-    place(state, tables, drift)
+    return place(state, tables, drift)
 
 
 def _change_over(state: State, rows: Tensor) -> None:
@@ -118,8 +127,8 @@ def _change_over(state: State, rows: Tensor) -> None:
     cars.alive = cars.alive & (on | ~over)
 
 
-def place(state: State, tables: Tables, drift: Tensor) -> None:
-    """Put all vehicles but the egos where their stations and offsets are.
+def place(state: State, tables: Tables, drift: Tensor) -> Tensor:
+    """Put all vehicles but the egos where their stations and offsets are, and return their `lane_rows`.
 
     Args:
         state: Worlds.
@@ -148,6 +157,7 @@ def place(state: State, tables: Tables, drift: Tensor) -> None:
         (cars.allowed, point[..., OfPoint.SPEED]),
     ):
         old[:, 1:] = new[:, 1:]
+    return row
 
 
 def choose_ways(arena: Arena, tables: Tables, lane: Tensor, ahead: Tensor, chance: Tensor) -> Tensor:

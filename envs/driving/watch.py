@@ -25,6 +25,8 @@ SPARE = 1.0
 """Seconds to spare when one passes before a car that has the right of way."""
 DOUBT = 2.0
 """Seconds by which a car that ought to wait has to be earlier, once both are in a junction."""
+STOPPABLE, STOPPING = 6.0, 16.0
+"""m/s²: twice the deceleration that one begins to stop with at a yellow light, and that one goes on to stop with."""
 EXIT = 9.0
 """Metres of the lane behind a junction that must not be blocked for one to enter it."""
 
@@ -169,7 +171,8 @@ def _at_line(state: State, arena: Arena, me: Lookers) -> Tensor:
     held = (light == Light.RED) | (stop & ~halted)
     cars.halted.scatter_(1, me.slots, halted.t())
     cars.coming.scatter_(1, me.slots, ~held.t())
-    late = (light == Light.YELLOW) & (me.speed.square() < 6.0 * front)
+    stopping = torch.isfinite(cars.stop_at.gather(1, me.slots).t())
+    late = (light == Light.YELLOW) & (me.speed.square() < torch.where(stopping, STOPPING, STOPPABLE) * front)
     stops = ((held | late) & (front > -me.half)) | (me.row[..., OfLane.DROPS] > 0)
     return torch.where(stops, front, NOTHING)
 

@@ -232,10 +232,10 @@ class DrivingEnv(VectorEnv[Tensor, Tensor, Tensor]):
             rows = lane_rows(state, tables)
             tick = state.clocks.tick
             look(state, arena, tables, rows, slots_of(tick, self._drivers, self._lookers))
+            rows = drive(state, tables, rows)
             turn = slots_of(tick, self._drivers, 1)
-            come_back(state, arena, tables, turn)
             change_lane(state, arena, tables, rows, turn)
-            drive(state, tables, lane_rows(state, tables))
+            come_back(state, arena, tables, turn)
         if self._walkers:
             walk(state, tables)
 
