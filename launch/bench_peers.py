@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from statistics import median
 from typing import Any
@@ -24,27 +24,32 @@ BODY = {"model": "model", "messages": [{"role": "user", "content": "What is in t
 SERVERS = ("palaestra", "litserve", "ray_serve")
 
 
-def peers_part(rounds: int = 3, seconds: float = 5.0, offered: float = 2500.0) -> dict[str, Any]:
+OFFERED = (100, 200, 400, 800, 1600, 2500)
+"""Requests a second under which the most answers a second are sought: too much load makes some servers collapse."""
+
+
+def peers_part(rounds: int = 2, seconds: float = 3.0) -> dict[str, Any]:
     """Measure saturated throughput, then latency at half of what saturates the slowest server.
 
     Args:
-        rounds: How often each server has its turn; the medians count.
-        seconds: How long a turn is.
-        offered: Requests a second that saturate any of the servers; the ideal is `BATCH / DELAY` answers.
+        rounds: How often each server has its turn.
+        seconds: How long each load lasts.
 
     Returns:
-        Answers a second and latencies of each server, and ratios of ours to each peer.
+        Answers a second of each server at its best and under each load, latencies, and ratios of ours to each peer.
+        The ideal is `BATCH / DELAY` answers a second.
     """
-    saturated: dict[str, list[float]] = {name: [] for name in SERVERS}
+    under: dict[str, list[dict[str, float]]] = {name: [] for name in SERVERS}
     for _ in range(rounds):
         for name in SERVERS:
-            saturated[name].append(_turn(name, offered, seconds)["rate"])
-    rates = {name: median(found) for name, found in saturated.items()}
-    half = min(rates.values()) / 2
+            turns = _turn(name, OFFERED, seconds)
+            under[name].append({str(rate): turn["rate"] for rate, turn in zip(OFFERED, turns, strict=True)})
+    best = {name: median(max(each.values()) for each in found) for name, found in under.items()}
+    half = min(best.values()) / 2
     latencies: dict[str, list[dict[str, float]]] = {name: [] for name in SERVERS}
     for _ in range(rounds):
         for name in SERVERS:
-            latencies[name].append(_turn(name, half, seconds))
+            latencies[name] += _turn(name, (half, half), 2 * seconds)[1:]
     at_half = {
         name: {key: median(turn.get(key, math.nan) for turn in turns) for key in ("p50", "p90", "p99", "failed")}
         for name, turns in latencies.items()
@@ -52,24 +57,26 @@ def peers_part(rounds: int = 3, seconds: float = 5.0, offered: float = 2500.0) -
     ours, peers = SERVERS[0], SERVERS[1:]
     return {
         "ideal": BATCH / DELAY,
-        "saturated": saturated,
+        "best": best,
+        "under": under,
         "half": half,
         "latency": at_half,
-        "throughput over": {name: rates[ours] / rates[name] for name in peers},
+        "throughput over": {name: best[ours] / best[name] for name in peers},
         "p50 of": {name: at_half[ours]["p50"] / at_half[name]["p50"] for name in peers},
         "p99 of": {name: at_half[ours]["p99"] / at_half[name]["p99"] for name in peers},
     }
 
 
-def _turn(name: str, rate: float, seconds: float) -> dict[str, float]:
-    """Start a server, warm it up, load it from another process, and return what that saw."""
+def _turn(name: str, rates: Sequence[float], seconds: float) -> list[dict[str, float]]:
+    """Start a server, load it from another process at one rate after the other, and return what that saw."""
+    found: list[dict[str, float]] = []
     with _running(name) as url, tempfile.NamedTemporaryFile(suffix=".json") as body:
         body.write(json.dumps(BODY).encode())
         body.flush()
-        for period in (1.0, seconds):
-            words = [sys.executable, "-m", "palaestra.launch.bench_load", url, body.name, str(rate), str(period)]
+        for rate in rates:
+            words = [sys.executable, "-m", "palaestra.launch.bench_load", url, body.name, str(rate), str(seconds)]
             done = subprocess.run(words, check=True, capture_output=True, text=True)
-        found: dict[str, float] = json.loads(done.stdout)
+            found.append(json.loads(done.stdout))
     return found
 
 
