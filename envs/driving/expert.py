@@ -23,6 +23,8 @@ NOTICE = 10.0, 3.0
 """Metres, and seconds of driving, before a change of lanes from which on its gap is looked for."""
 SPACE = 3.0, 2.5
 """Metres, and seconds of the difference in speed, that a gap must leave on either side."""
+PATIENCE = 4.0
+"""Seconds of standing after which half of those will do."""
 REACH = 3.0, 0.45
 """Metres, and seconds of driving, ahead on the route of the point that is steered for."""
 
@@ -79,7 +81,8 @@ def _change(state: State, row: Tensor) -> Tensor:
     ahead = (cars.x - cars.x[:, :1]) * cars.cos[:, :1] + (cars.y - cars.y[:, :1]) * cars.sin[:, :1]
     gap = ahead.abs() - 0.5 * (cars.length + cars.length[:, :1])
     faster = torch.where(ahead > 0, speed - cars.speed, cars.speed - speed).clamp(min=0)
-    taken = there & (gap < SPACE[0] + SPACE[1] * faster)
+    seconds = SPACE[1] / (1 + state.ego.still / PATIENCE)
+    taken = there & (gap < SPACE[0] + seconds[:, None] * faster)
     wait = pressure(speed[:, 0], before + LINE_GAP, speed[:, 0], 0.0, 2 * LINE_GAP)
     file = pressure(speed, torch.where(there & (ahead > 0), gap, torch.inf), speed - cars.speed, 0.5, 2.0).amax(1)
     return torch.where(soon, torch.maximum(torch.where(taken.any(1), wait, 0.0), file), 0.0)

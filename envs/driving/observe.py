@@ -10,12 +10,10 @@ from palaestra.envs.driving.dynamics import AXLE
 from palaestra.envs.driving.rewards import LIGHT_SIGHT
 from palaestra.envs.driving.state import Light, State, light_rest
 from palaestra.envs.driving.surroundings import Surroundings
-from palaestra.envs.driving.tables import OfRoute, Tables
+from palaestra.envs.driving.tables import POINTS_AHEAD, OfRoute, Tables
 
 NEAREST, NEAREST_WALKERS = 6, 3
 """How many others the vector holds."""
-POINTS_AHEAD = (3, 6, 10, 15, 20, 28, 36, 45)
-"""Metres ahead on the route of the points that it holds."""
 SIGN_SIGHT = 10.0
 """Metres within which a stop sign counts as reached in Found-RL's state."""
 FOUND_RL = 10
@@ -105,8 +103,7 @@ def _road(state: State, row: Tensor) -> Tensor:
 
 def _points(state: State, tables: Tables) -> Tensor:
     cars = state.vehicles
-    ahead = torch.tensor(POINTS_AHEAD, device=cars.x.device)
-    index = (state.ego.pointer[:, None] + ahead).clamp(max=tables.most - 1)
+    index = (state.ego.pointer[:, None] + tables.points_ahead).clamp(max=tables.most - 1)
     index = index + (state.clocks.route * tables.most)[:, None]
     point = tables.route_points.index_select(0, index.flatten()).view(*index.shape, 2)
     x, y = point[..., 0] - cars.x[:, :1], point[..., 1] - cars.y[:, :1]

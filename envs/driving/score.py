@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 
 import torch
@@ -84,7 +85,7 @@ class Record:
         completion = state.ego.progress / tables.route_length.take(state.clocks.route)
         metres, outside = self.sums[:, 0], self.sums[:, 1]
         inside = 1 - outside / metres.clamp(min=1e-3)
-        left = self.counts @ torch.tensor(PENALTY, device=metres.device).log()
+        left = torch.stack([math.log(share) * self.counts[:, at] for at, share in enumerate(PENALTY)]).sum(0)
         means = self.sums / state.clocks.tick.clamp(min=1)[:, None]
         rates = self.counts / (metres.clamp(min=1.0) / 1000)[:, None]
         return {

@@ -29,6 +29,10 @@ PARTING = 40
 """Metres within which lanes that begin at one place have parted."""
 
 
+POINTS_AHEAD = (3, 6, 10, 15, 20, 28, 36, 45)
+"""Metres ahead on the route of the points that the state vector holds."""
+
+
 class OfPoint(IntEnum):
     """Columns of `Tables.points`."""
 
@@ -128,6 +132,8 @@ class Tables:
     """[X, 5] float32: x, y of one end, the way to the other end in x and y, and its length."""
     most_crosswalks: int
     """How many crosswalks the map with the most has."""
+    points_ahead: Tensor
+    """[8] int64: which route points ahead the state vector holds, see `POINTS_AHEAD`."""
 
 
 def tabulate(arena: Arena) -> Tables:
@@ -155,6 +161,7 @@ def tabulate(arena: Arena) -> Tables:
         order=order,
         spawns=arena.spawn_range[:, 1] - arena.spawn_range[:, 0],
         crosswalks=crosswalks,
+        points_ahead=torch.tensor(POINTS_AHEAD, device=ends.device),
         most_crosswalks=max(1, int((arena.crosswalk_range[:, 1] - arena.crosswalk_range[:, 0]).max())),
     )
 

@@ -6,6 +6,8 @@ the difference of two odometers, so that following costs a few operations a step
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -54,7 +56,7 @@ def pressure(speed: Tensor, gap: Tensor, closing: Tensor, keep: Tensor | float, 
         keep: Seconds of headway.
         distance: Metres at standstill.
     """
-    brake = speed * closing * (0.5 / (PUSH * SLOW) ** 0.5)
+    brake = speed * closing * (0.5 / math.sqrt(PUSH * SLOW))
     return (distance + (speed * keep + brake).clamp(min=0)) / gap.clamp(min=0.1)
 
 

@@ -27,6 +27,8 @@ DOUBT = 2.0
 """Seconds by which a car that ought to wait has to be earlier, once both are in a junction."""
 STOPPABLE, STOPPING = 6.0, 16.0
 """m/s²: twice the deceleration that one begins to stop with at a yellow light, and that one goes on to stop with."""
+ALONGSIDE = 4.0
+"""Metres between the middles of cars that are side by side."""
 EXIT = 9.0
 """Metres of the lane behind a junction that must not be blocked for one to enter it."""
 
@@ -117,8 +119,8 @@ def _lookers(state: State, arena: Arena, tables: Tables, rows: Tensor, slots: Te
 def find_leader(state: State, tables: Tables, me: Lookers) -> tuple[Tensor, Tensor]:
     """Return the nearest vehicle ahead on the lane, on the two after it, or cutting in: leader and held gap [K, W].
 
-    The gap is as `Vehicles.leader_gap` has it. Others count where they are, on the lane that they touch besides, and
-    at a fork also on the lane that they came from, until they are out of the way.
+    The gap is as `Vehicles.leader_gap` has it. Others count where they are, on the lane that they touch besides, unless
+    they are right beside, and at a fork also on the lane that they came from, until they are out of the way.
     """
     cars = state.vehicles
     gone = (~cars.alive).t()
@@ -139,11 +141,11 @@ def find_leader(state: State, tables: Tables, me: Lookers) -> tuple[Tensor, Tens
     came = known(cars.previous.gather(1, me.slots).t(), -3.0)
     rest_two = me.rest + tables.lanes[:, OfLane.LENGTH].take(me.one.clamp(min=0))
     pairs = (
-        (lane, mine, station, -me.station),
         (beside, mine, at_beside, -me.station),
+        (beside, one, at_beside, me.rest),
+        (lane, mine, station, -me.station),
         (past, mine, station, me.rest),
         (lane, one, station, me.rest),
-        (beside, one, at_beside, me.rest),
         (lane, two, station, rest_two),
         (lane, touched, station, -me.station * beside_scale),
         (past, came, station, -me.station),
@@ -152,8 +154,9 @@ def find_leader(state: State, tables: Tables, me: Lookers) -> tuple[Tensor, Tens
     for out, (theirs, wanted, place, base) in zip(distance, pairs, strict=True):
         other = theirs - wanted[:, None]
         torch.add(place, base[:, None], out=out).addcmul_(other, other, value=NOTHING)
-    behind = (0.01 - distance).clamp_(min=0)
-    nearest, leader = distance.add_(behind, alpha=100 * NOTHING).amin(0).min(1)
+    for part, least in ((distance[:2], ALONGSIDE), (distance[2:], 0.01)):
+        part.add_((least - part).clamp_(min=0), alpha=100 * NOTHING)
+    nearest, leader = distance.amin(0).min(1)
 
     nobody = nearest >= NOTHING / 2
     leader = torch.where(nobody, me.slots.t(), leader)
