@@ -42,7 +42,7 @@ class Prompts:
 
     def encode(self, conversations: Sequence[Sequence[Message]]) -> dict[str, Tensor]:
         """Return the inputs of the model, one row a conversation, padded on the left, on the CPU."""
-        turns = [[self._turn(message.role, message.content) for message in messages] for messages in conversations]
+        turns = [[self.turn(message.role, message.content) for message in messages] for messages in conversations]
         return dict(self._template(self._processor, turns, {"padding": True, "return_tensors": "pt"}))
 
     def length(self, messages: Sequence[Message]) -> int:
@@ -64,7 +64,7 @@ class Prompts:
             )
         )
 
-    def _turn(self, role: str, content: Sequence[str | Picture | tuple[int, int]]) -> dict[str, Any]:
+    def turn(self, role: str, content: Sequence[str | Picture | tuple[int, int]]) -> dict[str, Any]:
         """Return a turn as chat templates take it; a picture of which only the size is given is but a mark."""
         if not self.takes_pictures:
             return {"role": role, "content": "".join(part for part in content if isinstance(part, str))}
@@ -97,7 +97,7 @@ class Prompts:
         sizes = [part for _, content in skeleton for part in content if isinstance(part, tuple)]
         with self._counting:
             try:
-                text = self._count_text([self._turn(role, content) for role, content in skeleton])
+                text = self._count_text([self.turn(role, content) for role, content in skeleton])
             except TemplateError as error:
                 roles = ", ".join(role for role, _ in skeleton)
                 raise AskError(f"this model's chat template does not take the turns {roles}: {error}") from error
@@ -112,10 +112,10 @@ class Prompts:
         """Return how many tokens a picture has more than its mark, from what the processor makes of a blank one."""
         blank = Picture(torch.zeros(height, width, 3, dtype=torch.uint8))
         try:
-            seen = self._template(self._counter, [[self._turn("user", (blank,))]])
+            seen = self._template(self._counter, [[self.turn("user", (blank,))]])
         except Exception as error:  # each family of processors refuses in its own way
             raise AskError(f"this model cannot take a picture of {height} x {width} pixels: {error}") from error
-        return len(seen["input_ids"][0]) - self._count_text([self._turn("user", ((height, width),))])
+        return len(seen["input_ids"][0]) - self._count_text([self.turn("user", ((height, width),))])
 
 
 def _texts(turns: Turns) -> list[str]:

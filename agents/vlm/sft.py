@@ -23,7 +23,8 @@ from torch.nn import functional as F
 from palaestra.agents.metrics import require_finite
 from palaestra.agents.optimiser import load_optimiser_tensors, optimiser_tensors
 from palaestra.agents.vlm.checkpoint import Checkpoint, read_checkpoint
-from palaestra.agents.vlm.core import Message, Picture
+from palaestra.agents.vlm.core import Message
+from palaestra.agents.vlm.prompts import Prompts, Turns
 
 IGNORED = -100
 """The label of a token that is not learnt."""
@@ -88,32 +89,28 @@ class Batch:
     """[N, L]: the answers' tokens where they stand, `IGNORED` elsewhere."""
 
 
-def encode(checkpoint: Checkpoint, samples: Sequence[Sample]) -> Batch:
-    """Turn samples into a batch.
+def encode(checkpoint: Checkpoint, prompts: Prompts, samples: Sequence[Sample]) -> Batch:
+    """Turn samples into a batch, on the CPU.
 
     Raises:
         ValueError: The chat template or an answer cannot be trained on, or a sample exceeds the model's context.
     """
-    conversations = [[_turn(message) for message in sample.messages] for sample in samples]
-    prompts = checkpoint.processor.apply_chat_template(
-        conversations, tokenize=True, return_dict=True, add_generation_prompt=True, sanitize_control_tokens=True,
-        processor_kwargs={"padding": True, "return_tensors": "pt"},
-    )
-    answers = _answers(checkpoint, conversations, [sample.answer for sample in samples])
-    real, shape = prompts["attention_mask"].bool(), prompts["input_ids"].shape
+    asked = prompts.encode([sample.messages for sample in samples])
+    answers = _answers(checkpoint, prompts, samples)
+    real, shape = asked["attention_mask"].bool(), asked["input_ids"].shape
     lengths = [int(row.sum()) + len(answer) for row, answer in zip(real, answers, strict=True)]
     most = getattr(checkpoint.model.config.get_text_config(), "max_position_embeddings", None) or math.inf
     if max(lengths) > most:
         raise ValueError(f"a sample has {max(lengths)} tokens, the model's context is {most}: shorten or drop it.")
-    inputs = dict(prompts)
-    for name, values in prompts.items():
+    inputs = dict(asked)
+    for name, values in asked.items():
         if values.shape == shape:  # one entry a token: the ids, the mask, the kinds of tokens
             fill = checkpoint.tokenizer.pad_token_id if name == "input_ids" else 0
             inputs[name] = values.new_full((len(samples), max(lengths)), fill)
     labels = torch.full_like(inputs["input_ids"], IGNORED)
     for row, (answer, length) in enumerate(zip(answers, lengths, strict=True)):
         start = length - len(answer)
-        for name, values in prompts.items():
+        for name, values in asked.items():
             if values.shape == shape:
                 inputs[name][row, :start] = values[row][real[row]]
         inputs["input_ids"][row, start:length] = labels[row, start:length] = answer
@@ -172,6 +169,7 @@ class Tuner:
         self.device = torch.device(device)
         dtype = torch.float32 if config.method == "full" else "auto"
         self.checkpoint = read_checkpoint(path, processor=path, adapter=None, device=device, dtype=dtype)
+        self.prompts = Prompts(self.checkpoint)
         model = self.checkpoint.model
         self.model = _adapted(model, config) if config.method == "lora" else model.requires_grad_(True)
         if config.recompute:
@@ -198,7 +196,7 @@ class Tuner:
 
     def learn(self, parts: Sequence[Sequence[Sample]]) -> dict[str, float]:
         """Take one gradient step on the mean loss of all answer tokens of the parts, which need not fit in at once."""
-        encoded = [encode(self.checkpoint, part) for part in parts]
+        encoded = [encode(self.checkpoint, self.prompts, part) for part in parts]
         tokens = sum(int((batch.labels != IGNORED).sum()) for batch in encoded)
         total = torch.zeros((), device=self.device)
         self.optimiser.zero_grad()
@@ -225,7 +223,7 @@ class Tuner:
         self.model.eval()
         found: list[bool] = []
         for start in range(0, len(samples), self.config.batch):
-            batch = self._there(encode(self.checkpoint, samples[start : start + self.config.batch]))
+            batch = self._there(encode(self.checkpoint, self.prompts, samples[start : start + self.config.batch]))
             with self._precision():
                 logits, targets = _answer_logits(self.model, batch)
             found += ((logits.argmax(-1) == targets) | (targets == IGNORED)).all(1).tolist()
@@ -290,33 +288,24 @@ def _answer_logits(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     return logits, batch.labels[:, positions]
 
 
-def _turn(message: Message) -> dict[str, Any]:
-    """Return a message as chat templates take it."""
-    parts: list[dict[str, Any]] = [
-        {"type": "image", "image": part.pixels.permute(2, 0, 1)}
-        if isinstance(part, Picture)
-        else {"type": "text", "text": part}
-        for part in message.content
-    ]
-    return {"role": message.role, "content": parts}
-
-
-def _answers(checkpoint: Checkpoint, conversations: list[list[dict[str, Any]]], answers: list[str]) -> list[Tensor]:
+def _answers(checkpoint: Checkpoint, prompts: Prompts, samples: Sequence[Sample]) -> list[Tensor]:
     """Return what the chat template puts behind each prompt, up to the token that ends the answer."""
-    tokenizer, template = checkpoint.tokenizer, checkpoint.processor.apply_chat_template
-    for answer in answers:
-        if forged := [token for token in tokenizer.all_special_tokens if token in answer]:
-            raise ValueError(f"the answer {answer!r} holds the special token {forged[0]!r}: it would end its turn.")
-    replies = [{"role": "assistant", "content": [{"type": "text", "text": answer}]} for answer in answers]
-    prompts = template(conversations, add_generation_prompt=True)
-    wholes = template([[*turns, reply] for turns, reply in zip(conversations, replies, strict=True)])
-    for prompt, whole in zip(prompts, wholes, strict=True):
-        if not whole.startswith(prompt):
+    tokenizer = checkpoint.tokenizer
+    for sample in samples:
+        if forged := [token for token in tokenizer.all_special_tokens if token in sample.answer]:
+            raise ValueError(f"the answer {sample.answer!r} holds {forged[0]!r}, a special token, which would end it.")
+    turns: list[Turns] = [[prompts.turn(one.role, one.content) for one in sample.messages] for sample in samples]
+    replied = [[*before, prompts.turn("assistant", (one.answer,))] for before, one in zip(turns, samples, strict=True)]
+    template = checkpoint.processor.apply_chat_template
+    starts: list[str] = template(turns, tokenize=False, add_generation_prompt=True)
+    wholes: list[str] = template(replied, tokenize=False)
+    for start, whole in zip(starts, wholes, strict=True):
+        if not whole.startswith(start):
             raise ValueError(
-                f"the chat template does not continue its own prompt: it ends in {prompt[-40:]!r}, but the whole "
+                f"the chat template does not continue its own prompt: it ends in {start[-40:]!r}, but the whole "
                 f"conversation in {whole[-60:]!r}. Give the checkpoint a template that does."
             )
-    behind = [whole[len(prompt) :] for prompt, whole in zip(prompts, wholes, strict=True)]
+    behind = [whole[len(start) :] for start, whole in zip(starts, wholes, strict=True)]
     end = tokenizer.eos_token_id
     found = tokenizer(behind, add_special_tokens=False)["input_ids"]
     return [torch.tensor(ids[: ids.index(end) + 1] if end in ids else [*ids, end]) for ids in found]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from palaestra.agents.vlm.checkpoint import version_of
 from palaestra.agents.vlm.core import Ask, AskError, Embed, Picture, Vector, WeightsError
 from palaestra.agents.vlm.tiny_clip import CONFIG
 
@@ -36,7 +36,7 @@ class ClipEngine:
         Raises:
             WeightsError: The folder holds no such model.
         """
-        self._architecture, self.version = _read(path)
+        self._architecture, self.version = _architecture(path), version_of(path)
         import open_clip
         from safetensors import SafetensorError
 
@@ -131,7 +131,7 @@ class ClipEngine:
         Raises:
             WeightsError: They are of another architecture, or unreadable.
         """
-        architecture, _ = _read(path)
+        architecture = _architecture(path)
         if architecture != self._architecture:
             raise WeightsError(
                 f"{path} is of another architecture: {json.dumps(architecture)}, here is "
@@ -163,21 +163,14 @@ class ClipEngine:
             vectors[index] = row.clone()
 
 
-def _read(path: Path) -> tuple[dict[str, Any], str]:
-    """Return a model folder's architecture, and the digest of all that its answers depend on."""
-    weights = sorted(path.glob("*.safetensors"))
-    if not (path / CONFIG).is_file() or not weights:
+def _architecture(path: Path) -> dict[str, Any]:
+    """Return what a model folder says about its architecture."""
+    if not (path / CONFIG).is_file():
         raise WeightsError(f"{path} is no open_clip folder: it needs {CONFIG} and open_clip_model.safetensors.")
-    text = (path / CONFIG).read_bytes()
     try:
-        architecture = json.loads(text)["model_cfg"]
+        return dict(json.loads((path / CONFIG).read_bytes())["model_cfg"])
     except (ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{path / CONFIG} is no open_clip configuration ({error!r}).") from error
-    sha = hashlib.blake2b(text, digest_size=6)
-    for file in weights:
-        with file.open("rb") as stream:
-            sha.update(hashlib.file_digest(stream, "sha256").digest())
-    return dict(architecture), sha.hexdigest()
 
 
 def _batched(preprocess: Any, device: torch.device) -> tuple[list[Any] | None, Tensor, Tensor]:
