@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from palaestra.envs.driving.state import DT, State
+from palaestra.envs.driving.state import DT, State, wrapped
 
 AXLE = 1.35
 """Metres from the middle to either axle."""
@@ -59,8 +59,7 @@ def move_ego(state: State, action: Tensor) -> None:
     half = 0.5 * DT * rate
     reach = mean * DT * torch.sinc(half / math.pi)
     way = yaw + slip + half
-    yaw = yaw + DT * rate
-    yaw = torch.atan2(torch.sin(yaw), torch.cos(yaw))
+    yaw = wrapped(yaw + DT * rate)
 
     cars.x[:, 0] += reach * torch.cos(way)
     cars.y[:, 0] += reach * torch.sin(way)

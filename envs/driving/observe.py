@@ -65,7 +65,7 @@ def found_rl_state(state: State, arena: Arena, row: Tensor, light: Tensor) -> Te
     shown = torch.where(line < LIGHT_SIGHT, light, 0)
     stops = (shown == Light.RED) | (shown == Light.YELLOW)
     rest = light_rest(arena, row[:, OfRoute.GROUP].long(), state.clocks.seconds())
-    sign = (row[:, OfRoute.CONTROL] == Control.STOP) & (line < SIGN_SIGHT)
+    sign = (row[:, OfRoute.CONTROL] == Control.STOP) & (line < SIGN_SIGHT) & (line > 0)
     gear = ((speed * 0.2).floor() + (speed > 0.1)).clamp(max=5) * 0.2
     numbers = (
         ego.pedal.clamp(min=0),

@@ -38,17 +38,17 @@ def wanted_share(state: State, around: Surroundings, row: Tensor, light: Tensor)
         row: [W, 23] the routes' rows.
         light: [W] int64, a `Light`: what the next signal shows.
     """
-    away = torch.hypot(around.forward, around.left)
+    away = (around.forward.square() + around.left.square()).sqrt()
     ahead = (around.forward > _SIDE * away) & (around.cos > _OPPOSED) & (away <= SIGHT)
     share = slowed(torch.where(ahead, away, 100.0).amin(1), 8.0)
     if around.walker_forward.shape[1]:
-        walk = torch.hypot(around.walker_forward, around.walker_left)
+        walk = (around.walker_forward.square() + around.walker_left.square()).sqrt()
         cone = torch.deg2rad(162 / (walk.clamp(1.5, 10.5) + 0.3))
-        facing = torch.atan2(around.walker_left, around.walker_forward).abs() < cone
+        facing = around.walker_forward > torch.cos(cone) * walk
         share = torch.minimum(share, slowed(torch.where(facing & (walk <= SIGHT), walk, 100.0).amin(1), 6.0))
     line = row[:, OfRoute.LINE] - state.ego.progress
     halt = (((light == Light.RED) | (light == Light.YELLOW)) & (line < LIGHT_SIGHT)) | (
-        (row[:, OfRoute.CONTROL] == Control.STOP) & ~state.ego.halted
+        (row[:, OfRoute.CONTROL] == Control.STOP) & ~state.ego.halted & (line > 0)
     )
     return torch.minimum(share, slowed(torch.where(halt, line, 100.0), 5.0))
 

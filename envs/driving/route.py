@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from palaestra.envs.driving.arena import SPACING
-from palaestra.envs.driving.state import State
+from palaestra.envs.driving.state import State, wrapped
 from palaestra.envs.driving.tables import OfRoute, Tables
 
 NOTICED = 0.3
@@ -37,8 +37,7 @@ def follow(state: State, tables: Tables) -> Tensor:
     away_x, away_y = x - row[:, OfRoute.X], y - row[:, OfRoute.Y]
     along = away_x * cos + away_y * sin
     ego.lateral = away_y * cos - away_x * sin
-    turned = yaw - heading
-    ego.heading = torch.atan2(torch.sin(turned), torch.cos(turned))
+    ego.heading = wrapped(yaw - heading)
     reached = ego.pointer * SPACING + along.clamp(-SPACING, SPACING)
     ego.progress = torch.maximum(ego.progress, torch.minimum(reached, tables.route_length.take(state.clocks.route)))
 

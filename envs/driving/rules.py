@@ -70,7 +70,7 @@ def judge(
     crossed = (started < line) & (ego.progress >= line)
     light = lights(arena, before[:, OfRoute.GROUP].long(), state.clocks.seconds())
     sign = control == Control.STOP
-    at_sign = sign & (line - ego.progress < STOP_ZONE)
+    at_sign = sign & (line - ego.progress < STOP_ZONE) & (ego.progress < line)
     ran_sign = crossed & sign & ~ego.halted
     ego.halted = (ego.halted | (at_sign & (cars.speed[:, 0] < 0.3))) & ~crossed
 

@@ -70,9 +70,9 @@ def _place_traffic(state: State, arena: Arena, tables: Tables) -> None:
     index = torch.minimum(index, last[:, None] - 1)
     row = tables.lanes[arena.spawn_lane[index]]
     point = tables.points[(row[..., OfLane.FIRST] + arena.spawn_station[index] * row[..., OfLane.DENSITY]).long()]
-    away = torch.hypot(point[..., OfPoint.X] - cars.x[:, :1], point[..., OfPoint.Y] - cars.y[:, :1])
+    square = (point[..., OfPoint.X] - cars.x[:, :1]).square() + (point[..., OfPoint.Y] - cars.y[:, :1]).square()
     order = mixed(clocks.seed[:, None] + (index - first[:, None] + 16) * 0x9E3779B9)
-    order = order.masked_fill(~inside | (away < APART), 1 << 33)
+    order = order.masked_fill(~inside | (square < APART**2), 1 << 33)
     value, chosen = order.topk(count, dim=1, largest=False, sorted=True)
     spawn = index.gather(1, chosen)
     cars.alive[:, 1:] = value < 1 << 33

@@ -7,6 +7,7 @@ two steps and keeps copies.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from enum import IntEnum
 
@@ -290,3 +291,8 @@ def light_rest(arena: Arena, group: Tensor, seconds: Tensor) -> Tensor:
     begin = torch.where(phase < green, 0.0, torch.where(phase < dark, green, dark))
     end = torch.where(phase < green, green, torch.where(phase < dark, dark, cycle))
     return torch.where(group < 0, 1.0, (end - phase) / (end - begin).clamp(min=1e-3))
+
+
+def wrapped(angle: Tensor) -> Tensor:
+    """Return angles in [-π, π]; unlike `atan2`, bit for bit the same at every count."""
+    return angle - 2 * math.pi * (angle * (0.5 / math.pi)).round()

@@ -76,7 +76,7 @@ class OfRoute(IntEnum):
     STATION = 8
     COMMAND = 9
     LINE = 10
-    """Station on the route of the next line with a signal or a stop sign."""
+    """Station on the route of the next line with a signal or a stop sign, or of one just passed."""
     CONTROL = 11
     GROUP = 12
     AHEAD = 13
@@ -240,6 +240,7 @@ def _routes(arena: Arena, parts: Tensor) -> Tensor:
     control = arena.control[lane]
     ruled = follows & ((control == Control.SIGNAL) | (control == Control.STOP))
     line, at = _next(ruled, here * SPACING + arena.length[lane] - station)
+    line, at = _held(line), _held(at)
     leaves, _ = _next(follows, here.float())
     then = torch.where(leaves >= 0, after.gather(1, leaves.clamp(min=0)), -1)
     later = torch.where(leaves >= 0, then.gather(1, (leaves + 1).clamp(0, lane.shape[1] - 1)), -1)
@@ -281,6 +282,11 @@ def _routes(arena: Arena, parts: Tensor) -> Tensor:
         torch.where((entered > 0) & (station < parts[lane] + HALF_CAR), lane.gather(1, (entered - 1).clamp(min=0)), -1),
     )
     return torch.stack([column.float() for column in columns], 2)
+
+
+def _held(column: Tensor) -> Tensor:
+    """Return a column [R, Q] one point late: the nearest point may lie beyond a line that is still ahead."""
+    return torch.cat((column[:, :1], column[:, :-1]), 1)
 
 
 def _offsets(arena: Arena) -> Tensor:

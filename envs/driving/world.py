@@ -241,7 +241,8 @@ class DrivingEnv(VectorEnv[Tensor, Tensor, Tensor]):
 
     def _light(self, row: Tensor) -> Tensor:
         """Return what the egos' next signals show, [W] int64."""
-        return lights(self.arena, row[:, OfRoute.GROUP].long(), self.state.clocks.seconds())
+        ahead = self.state.ego.progress < row[:, OfRoute.LINE]
+        return lights(self.arena, row[:, OfRoute.GROUP].long(), self.state.clocks.seconds()) * ahead
 
     def _checked(self, actions: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return actions in the box, and which worlds' are not finite, where that is not known to be none."""
