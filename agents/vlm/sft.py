@@ -44,6 +44,8 @@ class SFTConfig:
     """Samples that are in the model at once."""
     accumulate: int = 1
     """Such batches a gradient step."""
+    grouped: bool = True
+    """Batch samples of like length: less padding, but batches that are less mixed."""
     learning_rate: float = 1e-3
     """AdamW's step size at its peak."""
     schedule: Literal["cosine", "linear"] = "cosine"
@@ -133,8 +135,10 @@ def learning_rate(step: int, config: SFTConfig) -> float:
     return config.learning_rate * left
 
 
-def batches(samples: Sequence[S], size: int, seed: int, start: int = 0) -> Iterator[list[S]]:
-    """Yield batches of samples of like length for ever, from batch number `start` on.
+def batches(
+    samples: Sequence[S], size: int, seed: int, start: int = 0, grouped: bool = True
+) -> Iterator[list[S]]:
+    """Yield batches of samples for ever, from batch number `start` on; `grouped` ones are of like length.
 
     Every epoch is a new order. A sample is read when its window of `WINDOW` batches begins, so that the sequence may
     draw or load it then.
@@ -150,7 +154,9 @@ def batches(samples: Sequence[S], size: int, seed: int, start: int = 0) -> Itera
         window, first = divmod(within, WINDOW)
         order = np.random.default_rng((seed, epoch)).permutation(len(samples))
         begin, end = window * WINDOW, min((window + 1) * WINDOW, an_epoch)
-        chosen = sorted((samples[index] for index in order[begin * size : end * size].tolist()), key=_length)
+        chosen = [samples[index] for index in order[begin * size : end * size].tolist()]
+        if grouped:
+            chosen.sort(key=_length)
         for group in np.random.default_rng((seed, epoch, window)).permutation(end - begin)[first:]:
             yield chosen[group * size : (group + 1) * size]
         start += end - begin - first
@@ -190,7 +196,7 @@ class Tuner:
             FloatingPointError: A loss or a gradient is not finite; that step was not taken.
         """
         size, parts = self.config.batch, self.config.accumulate
-        source = batches(samples, size, seed, start=self.step * parts)
+        source = batches(samples, size, seed, self.step * parts, self.config.grouped)
         while self.step < self.config.steps:
             yield self.learn([next(source) for _ in range(parts)])
 

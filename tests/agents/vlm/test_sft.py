@@ -146,6 +146,10 @@ def test_an_epoch_has_every_sample_once_in_batches_of_like_length() -> None:
     assert sum(spread) / len(spread) < 40 / WINDOW + 2, "batches of random samples would spread over some 31"
     for start in (3, 11, an_epoch, an_epoch + 9):
         assert list(islice(batches(samples, 8, seed=1, start=start), 5)) == drawn[start : start + 5]
+    mixed = list(islice(batches(samples, 8, seed=1, grouped=False), an_epoch))
+    assert sorted(int(one.answer) for batch in mixed for one in batch) == list(range(200))
+    lengths = [sorted(len(_text(one)) for one in batch) for batch in mixed]
+    assert sum(row[-1] - row[0] for row in lengths) / len(lengths) > 25
     with pytest.raises(ValueError, match="3 samples do not fill a batch of 8"):
         next(batches(samples[:3], 8, seed=1))
 
