@@ -57,7 +57,8 @@ def pressure(speed: Tensor, gap: Tensor, closing: Tensor, keep: Tensor | float, 
         distance: Metres at standstill.
     """
     brake = speed * closing * (0.5 / math.sqrt(PUSH * SLOW))
-    return (distance + (speed * keep + brake).clamp(min=0)) / gap.clamp(min=0.1)
+    pressed: Tensor = (distance + (speed * keep + brake).clamp(min=0)) / gap.clamp(min=0.1)
+    return pressed
 
 
 def acceleration(speed: Tensor, desired: Tensor, pressed: Tensor) -> Tensor:
