@@ -61,14 +61,11 @@ def move_ego(state: State, action: Tensor) -> None:
     way = yaw + slip + half
     yaw = wrapped(yaw + DT * rate)
 
-    cars.x[:, 0] += reach * torch.cos(way)
-    cars.y[:, 0] += reach * torch.sin(way)
-    cars.yaw[:, 0] = yaw
-    cars.cos[:, 0] = torch.cos(yaw)
-    cars.sin[:, 0] = torch.sin(yaw)
-    cars.speed[:, 0] = after
-    cars.acceleration[:, 0] = forward
-    cars.odometer[:, 0] += mean * DT
+    cars.x[:, 0].addcmul_(reach, torch.cos(way))
+    cars.y[:, 0].addcmul_(reach, torch.sin(way))
+    cars.reals[2:5, :, 0] = torch.stack((yaw, torch.cos(yaw), torch.sin(yaw)))
+    cars.reals[6:8, :, 0] = torch.stack((forward, after))
+    cars.odometer[:, 0].add_(mean, alpha=DT)
     ego.yaw_rate = rate
     ego.side_acceleration = rate * mean
     ego.still = (ego.still + DT) * (after < 0.1)

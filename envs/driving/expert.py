@@ -33,7 +33,7 @@ def expert_action(env: DrivingEnv) -> Tensor:
     """Return the expert's actions, [W, 2] float32 in [-1, 1], reading the worlds' state directly."""
     state, tables = env.state, env.tables
     slot = torch.zeros(state.worlds, 1, dtype=torch.int64, device=env.device)
-    look(state, env.arena, tables, lane_rows(state, tables), slot)
+    look(state, env.arena, tables, lane_rows(state, tables), slot, torch.zeros_like(slot, dtype=torch.float32))
     push = _push(state, tables, env.cruise)
     speed = state.vehicles.speed[:, 0]
     push = push + DRAG * speed

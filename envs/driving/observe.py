@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from palaestra.envs.driving.arena import Arena, Command, Control
+from palaestra.envs.driving.arena import Command, Control
 from palaestra.envs.driving.dynamics import AXLE
 from palaestra.envs.driving.rewards import LIGHT_SIGHT
-from palaestra.envs.driving.state import Light, State, light_rest
+from palaestra.envs.driving.state import Light, State
 from palaestra.envs.driving.surroundings import Surroundings
 from palaestra.envs.driving.tables import POINTS_AHEAD, OfRoute, Tables
 
@@ -24,7 +24,9 @@ WIDTH = FOUND_RL + ROAD + 2 * len(POINTS_AHEAD) + 6 * NEAREST + 4 * NEAREST_WALK
 """How many numbers the vector has."""
 
 
-def observe(state: State, arena: Arena, tables: Tables, around: Surroundings, row: Tensor, light: Tensor) -> Tensor:
+def observe(
+    state: State, tables: Tables, around: Surroundings, row: Tensor, light: Tensor, rest: Tensor
+) -> Tensor:
     """Return the state vector, [W, WIDTH] float32.
 
     In order: Found-RL's state (see `found_rl_state`); the road (lateral offset / 2 m, heading error, yaw rate, allowed
@@ -35,15 +37,15 @@ def observe(state: State, arena: Arena, tables: Tables, around: Surroundings, ro
 
     Args:
         state: Worlds.
-        arena: The maps.
         tables: Of the arena.
         around: The egos' surroundings.
         row: [W, 23] the routes' rows.
         light: [W] int64, a `Light`: what the next signal shows.
+        rest: [W] float32: the share of that phase that is still to come.
     """
     return torch.cat(
         (
-            found_rl_state(state, arena, row, light),
+            found_rl_state(state, row, light, rest),
             _road(state, row),
             _points(state, tables),
             _vehicles(state, around),
@@ -53,7 +55,7 @@ def observe(state: State, arena: Arena, tables: Tables, around: Surroundings, ro
     )
 
 
-def found_rl_state(state: State, arena: Arena, row: Tensor, light: Tensor) -> Tensor:
+def found_rl_state(state: State, row: Tensor, light: Tensor, rest: Tensor) -> Tensor:
     """Return Found-RL's ten numbers, [W, 10] float32.
 
     Throttle, steer, brake, gear / 5 (of speed alone: one more every 5 m/s), speed forward and to the left (m/s), the
@@ -64,7 +66,6 @@ def found_rl_state(state: State, arena: Arena, row: Tensor, light: Tensor) -> Te
     line = row[:, OfRoute.LINE] - ego.progress
     shown = torch.where(line < LIGHT_SIGHT, light, 0)
     stops = (shown == Light.RED) | (shown == Light.YELLOW)
-    rest = light_rest(arena, row[:, OfRoute.GROUP].long(), state.clocks.seconds())
     sign = (row[:, OfRoute.CONTROL] == Control.STOP) & (line < SIGN_SIGHT) & (line > 0)
     gear = ((speed * 0.2).floor() + (speed > 0.1)).clamp(max=5) * 0.2
     numbers = (

@@ -44,12 +44,8 @@ def follow(state: State, tables: Tables) -> Tensor:
     offset = ego.lateral + row[:, OfRoute.OFFSET]
     over = offset.abs() + 0.5 * cars.width[:, 0] + NOTICED > row[:, OfRoute.HALF_WIDTH]
     beside = torch.where(offset > 0, row[:, OfRoute.LEFT], row[:, OfRoute.RIGHT])
-    cars.lane[:, 0] = row[:, OfRoute.LANE].long()
-    cars.station[:, 0] = row[:, OfRoute.STATION] + along
-    cars.offset[:, 0] = offset
-    cars.beside[:, 0] = torch.where(over, beside, -1.0).long()
-    cars.ahead[:, 0, 0] = row[:, OfRoute.AHEAD].long()
-    cars.ahead[:, 0, 1] = row[:, OfRoute.LATER].long()
-    cars.previous[:, 0] = row[:, OfRoute.BEFORE].long()
+    at = (row[:, OfRoute.LANE], row[:, OfRoute.AHEAD], row[:, OfRoute.LATER], row[:, OfRoute.BEFORE])
+    cars.wholes[:5, :, 0] = torch.stack((*at, torch.where(over, beside, -1.0))).long()
+    cars.reals[9:11, :, 0] = torch.stack((row[:, OfRoute.STATION] + along, offset))
     cars.halted[:, 0] = ego.halted
     return row

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from palaestra.envs.driving.arena import PIXELS_A_METRE, Arena, Control, Ground
 from palaestra.envs.driving.score import Record
-from palaestra.envs.driving.state import DT, Light, State, lights
+from palaestra.envs.driving.state import DT, Light, State
 from palaestra.envs.driving.surroundings import Surroundings, touches_vehicle, touches_walker
 from palaestra.envs.driving.tables import OfRoute, Tables
 
@@ -52,7 +52,14 @@ class Verdict:
 
 
 def judge(
-    state: State, arena: Arena, tables: Tables, around: Surroundings, record: Record, before: Tensor, started: Tensor
+    state: State,
+    arena: Arena,
+    tables: Tables,
+    around: Surroundings,
+    record: Record,
+    before: Tensor,
+    started: Tensor,
+    light: Tensor,
 ) -> Verdict:
     """Return what the step did, and keep in mind what stays so, that nothing is counted twice.
 
@@ -64,11 +71,11 @@ def judge(
         record: `touching` is overwritten.
         before: [W, 23] the routes' rows where the egos were before.
         started: [W] float32: their progress then.
+        light: [W] int64: what the signal ahead of them showed then.
     """
     ego, cars = state.ego, state.vehicles
     line, control = before[:, OfRoute.LINE], before[:, OfRoute.CONTROL]
     crossed = (started < line) & (ego.progress >= line)
-    light = lights(arena, before[:, OfRoute.GROUP].long(), state.clocks.seconds())
     sign = control == Control.STOP
     at_sign = sign & (line - ego.progress < STOP_ZONE) & (ego.progress < line)
     ran_sign = crossed & sign & ~ego.halted
@@ -78,7 +85,7 @@ def judge(
     touching = torch.stack((touches_vehicle(state, around), touches_walker(state, around), off_road), 1)
     fresh = touching & ~record.touching
     record.touching = touching
-    ran_light = crossed & (control == Control.SIGNAL) & (light == Light.RED)
+    ran_light = crossed & (light == Light.RED)
     offset, half = cars.offset[:, 0], before[:, OfRoute.HALF_WIDTH]
     length = tables.route_length.take(state.clocks.route)
     return Verdict(

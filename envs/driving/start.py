@@ -41,7 +41,7 @@ def start(arena: Arena, tables: Tables, seed: Tensor, vehicles: int, walkers: in
         _place_walkers(state, arena, tables)
     if vehicles > 1:
         slots = torch.arange(1, vehicles, device=seed.device).repeat(len(seed), 1)
-        look(state, arena, tables, lane_rows(state, tables), slots)
+        look(state, arena, tables, lane_rows(state, tables), slots, draw(seed[:, None], 7 << 20 | slots))
         cars = state.vehicles
         gap = cars.leader_gap + cars.odometer.gather(1, cars.leader) - cars.odometer
         room = torch.minimum(gap, cars.stop_at - cars.odometer)

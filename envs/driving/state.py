@@ -8,13 +8,11 @@ two steps and keeps copies.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import IntEnum
 
 import torch
 from torch import Tensor
-
-from palaestra.envs.driving.arena import Arena
 
 DT = 0.1
 """Seconds a step."""
@@ -53,62 +51,89 @@ class Clocks:
         return self.tick * DT + self.shift
 
 
+REALS = (
+    *("x", "y", "yaw", "cos", "sin", "allowed"),
+    *("acceleration", "speed", "odometer", "station", "offset"),
+    *("length", "width", "beside_scale", "leader_gap", "stop_at", "temper"),
+)
+WHOLES = ("lane", "following", "later", "previous", "beside", "leader")
+FLAGS = ("alive", "halted", "coming")
+
+
 @dataclass(slots=True)
 class Vehicles:
-    """A vehicles a world; number 0 is the ego, the others are drivers on rails along lanes."""
+    """A vehicles a world; number 0 is the ego, the others are drivers on rails along lanes.
 
-    x: Tensor
+    The first three hold all the others, which are views of them and are only written in place: so that drivers are
+    picked out and put back with one operation for each kind of number.
+    """
+
+    reals: Tensor
+    """[17, W, A] float32, in the order of `REALS`."""
+    wholes: Tensor
+    """[6, W, A] int64, in the order of `WHOLES`."""
+    flags: Tensor
+    """[3, W, A] bool, in the order of `FLAGS`."""
+
+    x: Tensor = field(init=False)
     """[W, A] float32, of the middle of the box."""
-    y: Tensor
+    y: Tensor = field(init=False)
     """[W, A] float32."""
-    yaw: Tensor
+    yaw: Tensor = field(init=False)
     """[W, A] float32."""
-    cos: Tensor
+    cos: Tensor = field(init=False)
     """[W, A] float32, of the yaw."""
-    sin: Tensor
+    sin: Tensor = field(init=False)
     """[W, A] float32."""
-    speed: Tensor
-    """[W, A] float32, m/s, never negative."""
-    acceleration: Tensor
-    """[W, A] float32, m/s²."""
-    length: Tensor
-    """[W, A] float32."""
-    width: Tensor
-    """[W, A] float32."""
-    alive: Tensor
-    """[W, A] bool: it exists."""
-    allowed: Tensor
+    allowed: Tensor = field(init=False)
     """[W, A] float32, m/s: what limit and curves allow from here on."""
-
-    lane: Tensor
-    """[W, A] int64."""
-    station: Tensor
-    """[W, A] float32: where on the lane its middle is."""
-    offset: Tensor
-    """[W, A] float32: metres to the left of the lane's centre line."""
-    beside: Tensor
-    """[W, A] int64: another lane that it touches, or -1."""
-    beside_scale: Tensor
-    """[W, A] float32: its station on that lane, as a multiple of `station`."""
-    ahead: Tensor
-    """[W, A, 2] int64: the lanes that it takes next, or -1."""
-    previous: Tensor
-    """[W, A] int64: the lane that it came from, while it is in the way of those who leave that for another; or -1."""
-    odometer: Tensor
+    acceleration: Tensor = field(init=False)
+    """[W, A] float32, m/s²."""
+    speed: Tensor = field(init=False)
+    """[W, A] float32, m/s, never negative."""
+    odometer: Tensor = field(init=False)
     """[W, A] float32: metres travelled."""
-
-    leader: Tensor
-    """[W, A] int64: the vehicle that it follows; itself where nobody is ahead."""
-    leader_gap: Tensor
+    station: Tensor = field(init=False)
+    """[W, A] float32: where on the lane its middle is."""
+    offset: Tensor = field(init=False)
+    """[W, A] float32: metres to the left of the lane's centre line."""
+    length: Tensor = field(init=False)
+    """[W, A] float32."""
+    width: Tensor = field(init=False)
+    """[W, A] float32."""
+    beside_scale: Tensor = field(init=False)
+    """[W, A] float32: its station on the lane `beside`, as a multiple of `station`."""
+    leader_gap: Tensor = field(init=False)
     """[W, A] float32: free metres to the leader, plus own odometer, less the leader's; infinite without a leader."""
-    stop_at: Tensor
+    stop_at: Tensor = field(init=False)
     """[W, A] float32: the odometer at which it means to stand, infinite where the way is free."""
-    halted: Tensor
-    """[W, A] bool: it has stood at the stop sign that it is at."""
-    coming: Tensor
-    """[W, A] bool: no signal or stop sign holds it before its lane's end."""
-    temper: Tensor
+    temper: Tensor = field(init=False)
     """[W, A] float32: from -1, timid, to 1, aggressive."""
+
+    lane: Tensor = field(init=False)
+    """[W, A] int64."""
+    following: Tensor = field(init=False)
+    """[W, A] int64: the lane that it takes next, or -1."""
+    later: Tensor = field(init=False)
+    """[W, A] int64: the lane after that, or -1."""
+    previous: Tensor = field(init=False)
+    """[W, A] int64: the lane that it came from, while it is in the way of those who leave that for another; or -1."""
+    beside: Tensor = field(init=False)
+    """[W, A] int64: another lane that it touches, or -1."""
+    leader: Tensor = field(init=False)
+    """[W, A] int64: the vehicle that it follows; itself where nobody is ahead."""
+
+    alive: Tensor = field(init=False)
+    """[W, A] bool: it exists."""
+    halted: Tensor = field(init=False)
+    """[W, A] bool: it has stood at the stop sign that it is at."""
+    coming: Tensor = field(init=False)
+    """[W, A] bool: no signal or stop sign holds it before its lane's end."""
+
+    def __post_init__(self) -> None:
+        for names, pool in ((REALS, self.reals), (WHOLES, self.wholes), (FLAGS, self.flags)):
+            for name, view in zip(names, pool, strict=True):
+                setattr(self, name, view)
 
 
 @dataclass(slots=True)
@@ -192,14 +217,11 @@ class State:
 
     def write(self, rows: Tensor, other: State) -> None:
         """Overwrite some worlds ([N] int64) with the N worlds of another state, and their past with their present."""
-        for mine, theirs in (
-            (self.clocks, other.clocks),
-            (self.vehicles, other.vehicles),
-            (self.ego, other.ego),
-            (self.walkers, other.walkers),
-        ):
+        for mine, theirs in ((self.clocks, other.clocks), (self.ego, other.ego), (self.walkers, other.walkers)):
             for entry in fields(mine):
                 getattr(mine, entry.name).index_copy_(0, rows, getattr(theirs, entry.name))
+        for pool in ("reals", "wholes", "flags"):
+            getattr(self.vehicles, pool).index_copy_(1, rows, getattr(other.vehicles, pool))
         now = other.frame()
         self.past.vehicles[:, rows] = now[0]
         self.past.walkers[:, rows] = now[1]
@@ -230,19 +252,17 @@ def blank(worlds: int, vehicles: int, walkers: int, device: torch.device | str) 
         return torch.zeros(shape, dtype=torch.bool, device=device)
 
     w, a, b = worlds, vehicles, walkers
+    cars = Vehicles(real(len(REALS), w, a), whole(len(WHOLES), w, a, value=-1), no(len(FLAGS), w, a))
+    for view, value in ((cars.x, FAR), (cars.y, FAR), (cars.cos, 1.0), (cars.length, 4.5), (cars.width, 1.9)):
+        view.fill_(value)
+    cars.beside_scale.fill_(1.0)
+    cars.leader_gap.fill_(torch.inf)
+    cars.stop_at.fill_(torch.inf)
+    cars.lane.fill_(0)
+    cars.leader[:] = torch.arange(a, device=device)
     return State(
         Clocks(seed=whole(w), tick=whole(w), shift=real(w), map=whole(w), route=whole(w)),
-        Vehicles(
-            x=real(w, a, value=FAR), y=real(w, a, value=FAR), yaw=real(w, a), cos=real(w, a, value=1.0),
-            sin=real(w, a), speed=real(w, a), acceleration=real(w, a), length=real(w, a, value=4.5),
-            width=real(w, a, value=1.9), alive=no(w, a), allowed=real(w, a),
-            lane=whole(w, a), station=real(w, a), offset=real(w, a), beside=whole(w, a, value=-1),
-            beside_scale=real(w, a, value=1.0), ahead=whole(w, a, 2, value=-1), previous=whole(w, a, value=-1),
-            odometer=real(w, a),
-            leader=torch.arange(a, device=device).repeat(w, 1), leader_gap=real(w, a, value=torch.inf),
-            stop_at=real(w, a, value=torch.inf), halted=no(w, a), coming=no(w, a),
-            temper=real(w, a),
-        ),
+        cars,
         Ego(
             pedal=real(w), steer=real(w), action=real(w, 2), yaw_rate=real(w), side_acceleration=real(w),
             pointer=whole(w), progress=real(w), lateral=real(w), heading=real(w), halted=no(w), still=real(w),
@@ -269,28 +289,24 @@ def draw(seed: Tensor, counter: Tensor | int) -> Tensor:
     return (mixed(seed + counter * 0x9E3779B9) >> 8).float() / 2**24
 
 
-def lights(arena: Arena, group: Tensor, seconds: Tensor) -> Tensor:
-    """Return what signal groups (int64, -1 for none) show at a time, a `Light` each; the shapes broadcast."""
-    if not len(arena.cycle):
-        return torch.zeros_like(group)
-    at = group.clamp(min=0)
-    phase = torch.remainder(seconds - arena.start[at], arena.cycle[at])
-    green, yellow = arena.green[at], arena.yellow[at]
-    shown = (phase < green).long() + (phase < green + yellow).long() + 1
-    return torch.where(group < 0, 0, shown)
+def lights(signals: Tensor, group: Tensor, seconds: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what signal groups show at a time; the shapes of groups and times broadcast.
 
+    Args:
+        signals: [G + 1, 5] float32, `tables.Tables.signals`.
+        group: int64, -1 for none.
+        seconds: float32.
 
-def light_rest(arena: Arena, group: Tensor, seconds: Tensor) -> Tensor:
-    """Return the share of the light's present phase that is still to come, float32 in (0, 1]; 1 without a signal."""
-    if not len(arena.cycle):
-        return torch.ones_like(seconds)
-    at = group.clamp(min=0)
-    cycle, green = arena.cycle[at], arena.green[at]
-    phase = torch.remainder(seconds - arena.start[at], cycle)
-    dark = green + arena.yellow[at]
-    begin = torch.where(phase < green, 0.0, torch.where(phase < dark, green, dark))
-    end = torch.where(phase < green, green, torch.where(phase < dark, dark, cycle))
-    return torch.where(group < 0, 1.0, (end - phase) / (end - begin).clamp(min=1e-3))
+    Returns:
+        A `Light` each, int64, and the share of that phase that is still to come, float32 in (0, 1].
+    """
+    row = signals.index_select(0, (group + 1).flatten()).view(*group.shape, 5)
+    begin, cycle, green, dark, base = row.unbind(-1)
+    phase = torch.remainder(seconds - begin, cycle)
+    lit, bright = phase < dark, phase < green
+    end = torch.where(bright, green, torch.where(lit, dark, cycle))
+    length = torch.where(bright, green, torch.where(lit, dark - green, cycle - dark))
+    return base.long() + lit + bright, (end - phase) / length
 
 
 def wrapped(angle: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from palaestra.envs.driving.arena import SPACING, Arena, Control
+from palaestra.envs.driving.state import WHOLES
 
 SIDE = 2.0
 """m/s²: the lateral acceleration up to which drivers take a curve."""
@@ -132,6 +133,10 @@ class Tables:
     """[X, 5] float32: x, y of one end, the way to the other end in x and y, and its length."""
     most_crosswalks: int
     """How many crosswalks the map with the most has."""
+    signals: Tensor
+    """[G + 1, 5] float32: start, cycle, end of green, end of yellow, and 1; row 0, for no signal, shows 0 for ever."""
+    places: Tensor
+    """[3] int64: where `state.WHOLES` has the lanes that a vehicle may be in the way on."""
     points_ahead: Tensor
     """[8] int64: which route points ahead the state vector holds, see `POINTS_AHEAD`."""
 
@@ -161,6 +166,8 @@ def tabulate(arena: Arena) -> Tables:
         order=order,
         spawns=arena.spawn_range[:, 1] - arena.spawn_range[:, 0],
         crosswalks=crosswalks,
+        signals=_signals(arena),
+        places=torch.tensor([WHOLES.index(name) for name in ("lane", "previous", "beside")], device=ends.device),
         points_ahead=torch.tensor(POINTS_AHEAD, device=ends.device),
         most_crosswalks=max(1, int((arena.crosswalk_range[:, 1] - arena.crosswalk_range[:, 0]).max())),
     )
@@ -282,6 +289,14 @@ def _routes(arena: Arena, parts: Tensor) -> Tensor:
         torch.where((entered > 0) & (station < parts[lane] + HALF_CAR), lane.gather(1, (entered - 1).clamp(min=0)), -1),
     )
     return torch.stack([column.float() for column in columns], 2)
+
+
+def _signals(arena: Arena) -> Tensor:
+    """Return the table of signals."""
+    dark = arena.green + arena.yellow
+    rows = torch.stack((arena.start, arena.cycle, arena.green, dark, torch.ones_like(dark)), 1).view(-1, 5)
+    none = torch.tensor([[0.0, 1e9, -1.0, -1.0, 0.0]], device=rows.device)
+    return torch.cat((none, rows.float()))
 
 
 def _held(column: Tensor) -> Tensor:

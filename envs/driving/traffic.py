@@ -92,21 +92,15 @@ def drive(state: State, tables: Tables, rows: Tensor) -> Tensor:
     pressed = pressure(speed, gap, closing, headway(temper), standstill(temper))
     line = pressure(speed, cars.stop_at - cars.odometer + LINE_GAP, speed, 0.0, 2 * LINE_GAP)
     left = (rows[..., OfLane.LENGTH] - cars.station).clamp(min=0)
-    after = tables.lanes[:, OfLane.ENTRY].take(cars.ahead[..., 0].clamp(min=0))
+    after = tables.lanes[:, OfLane.ENTRY].take(cars.following.clamp(min=0))
     allowed = torch.minimum(cars.allowed, (after.square() + 2 * SLOWING * left).sqrt())
     push = acceleration(speed, desired_speed(allowed, temper), torch.maximum(pressed, line))
     push = torch.maximum(push, speed * (-1 / DT))
     way = (speed + 0.5 * DT * push) * DT
 
-    for old, new in (
-        (cars.acceleration, push),
-        (cars.speed, speed + DT * push),
-        (cars.odometer, cars.odometer + way),
-        (cars.station, cars.station + way),
-    ):
-        old[:, 1:] = new[:, 1:]
-    drift = (-cars.offset).clamp(-SWERVE, SWERVE) * (cars.speed * 0.25).clamp(max=1)
-    cars.offset[:, 1:] += DT * drift[:, 1:]
+    drift = (-cars.offset).clamp(-SWERVE, SWERVE) * (speed * 0.25).clamp(max=1)
+    moved = (push, speed + DT * push, cars.odometer + way, cars.station + way, cars.offset + DT * drift)
+    cars.reals[6:11, :, 1:] = torch.stack(moved)[..., 1:]
     cars.beside[:, 1:].masked_fill_(cars.offset[:, 1:].abs() < 0.7, -1)
     _change_over(state, rows)
     return place(state, tables, drift)
@@ -118,16 +112,17 @@ def _change_over(state: State, rows: Tensor) -> None:
     length = rows[..., OfLane.LENGTH]
     over = (cars.station > length) & cars.alive
     over[:, 0] = False
-    following, later = cars.ahead[..., 0], cars.ahead[..., 1]
-    on = over & (following >= 0)
-    cars.station = torch.where(on, cars.station - length, cars.station)
+    on = over & (cars.following >= 0)
+    cars.station.addcmul_(length, on.float(), value=-1)
     parted = cars.station - 0.5 * cars.length > rows[..., OfLane.PARTS]
-    cars.previous = torch.where(on, cars.lane, cars.previous.masked_fill(parted, -1))
-    cars.lane = torch.where(on, following, cars.lane)
-    cars.ahead = torch.stack((torch.where(over, later, following), later.masked_fill(over, -1)), 2)
-    cars.beside = cars.beside.masked_fill(over, -1)
-    cars.halted = cars.halted & ~over
-    cars.alive = cars.alive & (on | ~over)
+    cars.previous.masked_fill_(parted, -1)
+    torch.where(on, cars.lane, cars.previous, out=cars.previous)
+    torch.where(on, cars.following, cars.lane, out=cars.lane)
+    torch.where(over, cars.later, cars.following, out=cars.following)
+    cars.later.masked_fill_(over, -1)
+    cars.beside.masked_fill_(over, -1)
+    cars.halted.logical_and_(~over)
+    cars.alive.logical_and_(on | ~over)
 
 
 def place(state: State, tables: Tables, drift: Tensor) -> Tensor:
@@ -151,36 +146,15 @@ def place(state: State, tables: Tables, drift: Tensor) -> Tensor:
     x = point[..., OfPoint.X] + beyond * torch.cos(middle) - cars.offset * torch.sin(heading)
     y = point[..., OfPoint.Y] + beyond * torch.sin(middle) + cars.offset * torch.cos(heading)
     away = ~cars.alive
-    for old, new in (
-        (cars.x, x.masked_fill(away, FAR)),
-        (cars.y, y.masked_fill(away, FAR)),
-        (cars.yaw, yaw),
-        (cars.cos, torch.cos(yaw)),
-        (cars.sin, torch.sin(yaw)),
-        (cars.allowed, point[..., OfPoint.SPEED]),
-    ):
-        old[:, 1:] = new[:, 1:]
+    x, y = x.masked_fill_(away, FAR), y.masked_fill_(away, FAR)
+    placed = (x, y, yaw, torch.cos(yaw), torch.sin(yaw), point[..., OfPoint.SPEED])
+    cars.reals[:6, :, 1:] = torch.stack(placed)[..., 1:]
     return row
 
 
-def choose_ways(arena: Arena, tables: Tables, lane: Tensor, ahead: Tensor, chance: Tensor) -> Tensor:
-    """Return the next two lanes with gaps filled by successors at random.
-
-    Args:
-        arena: The maps.
-        tables: Of the arena.
-        lane: [...] int64.
-        ahead: [..., 2] int64, -1 where a lane is yet to be chosen.
-        chance: [...] float32 in [0, 1).
-    """
-    one = ahead[..., 0]
-    one = torch.where(one < 0, _successor(arena, tables, lane, chance), one)
-    two = torch.where(ahead[..., 1] < 0, _successor(arena, tables, one, chance * 8191 % 1), ahead[..., 1])
-    return torch.stack((one, two), -1)
-
-
-def _successor(arena: Arena, tables: Tables, lane: Tensor, chance: Tensor) -> Tensor:
+def successor(arena: Arena, tables: Tables, lane: Tensor, chance: Tensor) -> Tensor:
+    """Return a random lane of those that follow lanes [...] int64 (-1 gives -1), by `chance` [...] in [0, 1)."""
     known = lane.clamp(min=0)
     ways = tables.ways.take(known)
     way = arena.successors.take(known * arena.successors.shape[1] + (chance * ways).long())
-    return torch.where((lane < 0) | (ways == 0), -1, way)
+    return way.masked_fill((lane < 0) | (ways == 0), -1)

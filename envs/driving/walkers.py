@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
-from palaestra.envs.driving.state import DT, FAR, State, draw
+from palaestra.envs.driving.state import DT, FAR, State
 from palaestra.envs.driving.tables import Tables
 
 SLOWEST, FASTEST = 1.0, 1.8
@@ -17,11 +18,11 @@ REACH = 1.5
 """Metres before a walker's feet in which it does not walk into a car."""
 
 
-def walk(state: State, tables: Tables) -> None:
-    """Move the walkers one step; in each world one that waits may set out."""
+def walk(state: State, tables: Tables, chance: Tensor) -> None:
+    """Move the walkers one step; in each world one that waits may set out, by `chance` [W] in [0, 1)."""
     walkers = state.walkers
     way = tables.crosswalks.index_select(0, walkers.crosswalk.flatten()).view(*walkers.crosswalk.shape, -1)
-    _set_out(state)
+    _set_out(state, chance)
     share = walkers.share + walkers.pace * DT / way[..., 4] * (walkers.walking & ~_blocked(state, way))
     arrived = walkers.walking & (share.clamp(0, 1) != share)
     walkers.share = share.clamp(0, 1)
@@ -38,7 +39,7 @@ def stand(state: State, tables: Tables) -> None:
     walkers.y = torch.where(walkers.alive, way[..., 1] + walkers.share * way[..., 3], FAR)
 
 
-def _set_out(state: State) -> None:
+def _set_out(state: State, chance: Tensor) -> None:
     """Let one walker of each world look whether the road is free."""
     walkers, cars = state.walkers, state.vehicles
     tick = state.clocks.tick
@@ -48,12 +49,12 @@ def _set_out(state: State) -> None:
     ahead = away_x * cars.cos + away_y * cars.sin
     aside = (away_y * cars.cos - away_x * cars.sin).abs()
     threat = (ahead > -5.0) & (ahead < cars.speed * CAUTION + 6.0) & (aside < 14.0) & (cars.speed > 0.5)
-    willing = (draw(state.clocks.seed, tick * 1024 + 1001) < DT / PAUSE * walkers.x.shape[1])[:, None]
+    willing = (chance < DT / PAUSE * walkers.x.shape[1])[:, None]
     go = willing & ~threat.any(1, keepdim=True) & walkers.alive.gather(1, slot)
     walkers.walking.scatter_(1, slot, walkers.walking.gather(1, slot) | go)
 
 
-def _blocked(state: State, way: torch.Tensor) -> torch.Tensor:
+def _blocked(state: State, way: Tensor) -> Tensor:
     """Return which walkers would bump into the ego, [W, B]."""
     walkers, cars = state.walkers, state.vehicles
     step = walkers.pace.sign() * REACH / way[..., 4]

@@ -7,17 +7,18 @@ masks: both are several times faster on a CPU.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from palaestra.envs.driving.arena import Arena, Control
-from palaestra.envs.driving.state import Light, State, draw, lights
+from palaestra.envs.driving.state import REALS, Light, State, lights
 from palaestra.envs.driving.tables import OfLane, Tables
-from palaestra.envs.driving.traffic import choose_ways
+from palaestra.envs.driving.traffic import successor
 
-PERIOD = 4
+LEADER_GAP = REALS.index("leader_gap")
+PERIOD = 8
 """Steps between two looks of a driver."""
 NOTHING = 1e6
 """Metres: how far away what is not there is."""
@@ -40,25 +41,37 @@ class Lookers:
     slots: Tensor
     """[W, K]"""
     row: Tensor
-    """[K, W, 11], of their lanes."""
+    """[11, K, W], of their lanes; see `tables.OfLane`."""
+    reals: Tensor
+    """[17, K, W], see `state.REALS`."""
     lane: Tensor
-    station: Tensor
-    speed: Tensor
-    half: Tensor
-    """Half a car's length."""
-    odometer: Tensor
     one: Tensor
     """The next lane, or -1."""
     two: Tensor
-    rest: Tensor
-    """Metres from the middle to the lane's end."""
+    """The one after that, or -1."""
+    previous: Tensor
+    beside: Tensor
+    halted: Tensor
     chance: Tensor
     """In [0, 1)."""
+    station: Tensor = field(init=False)
+    speed: Tensor = field(init=False)
+    half: Tensor = field(init=False)
+    """Half a car's length."""
+    odometer: Tensor = field(init=False)
+    rest: Tensor = field(init=False)
+    """Metres from the middle to the lane's end."""
+    front: Tensor = field(init=False)
+    """Metres from the bumper to the lane's end."""
 
-    @property
-    def front(self) -> Tensor:
-        """Metres from the bumper to the lane's end."""
-        return self.rest - self.half
+    def __post_init__(self) -> None:
+        self.station, self.speed, self.odometer = (self["station"], self["speed"], self["odometer"])
+        self.half = 0.5 * self["length"]
+        self.rest = self.row[OfLane.LENGTH] - self.station
+        self.front = self.rest - self.half
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.reals[REALS.index(name)]
 
 
 def slots_of(tick: Tensor, drivers: int, count: int) -> Tensor:
@@ -66,7 +79,7 @@ def slots_of(tick: Tensor, drivers: int, count: int) -> Tensor:
     return (tick[:, None] * count + torch.arange(count, device=tick.device)) % drivers + 1
 
 
-def look(state: State, arena: Arena, tables: Tables, rows: Tensor, slots: Tensor) -> None:
+def look(state: State, arena: Arena, tables: Tables, rows: Tensor, slots: Tensor, chance: Tensor) -> None:
     """Let some drivers look round.
 
     Args:
@@ -75,45 +88,40 @@ def look(state: State, arena: Arena, tables: Tables, rows: Tensor, slots: Tensor
         tables: Of the arena.
         rows: What `traffic.lane_rows` returned.
         slots: [W, K] int64: which vehicles look.
+        chance: [W, K] in [0, 1).
     """
     cars = state.vehicles
-    me = _lookers(state, arena, tables, rows, slots)
+    me = _lookers(state, arena, tables, rows, slots, chance)
     leader, gap = find_leader(state, tables, me)
-    target = torch.minimum(_at_line(state, arena, me), _for_walkers(state, arena, tables, me))
+    at_line, halted, coming = _at_line(state, tables, me)
+    target = torch.minimum(at_line, _for_walkers(state, arena, tables, me))
     if tables.numbers > 1:
         target = torch.minimum(target, _for_others(state, tables, rows, me))
     stop = (me.odometer + target).masked_fill(target >= NOTHING / 2, torch.inf)
-    cars.leader.scatter_(1, slots, leader.t())
-    cars.leader_gap.scatter_(1, slots, gap.t())
-    cars.stop_at.scatter_(1, slots, stop.t())
+
+    def put(pool: Tensor, *values: Tensor) -> None:
+        pool.scatter_(2, slots.expand(len(pool), *slots.shape), torch.stack(values).transpose(1, 2))
+
+    put(cars.reals[LEADER_GAP : LEADER_GAP + 2], gap, stop)
+    put(cars.wholes[1:3], me.one, me.two)
+    put(cars.wholes[5:], leader)
+    put(cars.flags[1:], halted, coming)
 
 
-def _lookers(state: State, arena: Arena, tables: Tables, rows: Tensor, slots: Tensor) -> Lookers:
+def _lookers(state: State, arena: Arena, tables: Tables, rows: Tensor, slots: Tensor, chance: Tensor) -> Lookers:
     """Collect what is known of the lookers, and choose their ways on."""
     cars = state.vehicles
 
-    def mine(field: Tensor) -> Tensor:
-        return field.gather(1, slots).t().contiguous()
+    def mine(pool: Tensor) -> Tensor:
+        return pool.gather(2, slots.expand(len(pool), *slots.shape)).transpose(1, 2).contiguous()
 
-    pair = slots[..., None].expand(-1, -1, 2)
-    chance = draw(state.clocks.seed[:, None], state.clocks.tick[:, None] * 1024 + slots)
-    ahead = choose_ways(arena, tables, cars.lane.gather(1, slots), cars.ahead.gather(1, pair), chance)
-    cars.ahead.scatter_(1, pair, ahead)
-    row = rows.gather(1, slots[..., None].expand(-1, -1, rows.shape[2])).transpose(0, 1)
-    station = mine(cars.station)
-    return Lookers(
-        slots=slots,
-        row=row,
-        lane=mine(cars.lane),
-        station=station,
-        speed=mine(cars.speed),
-        half=mine(cars.length) * 0.5,
-        odometer=mine(cars.odometer),
-        one=ahead[..., 0].t().contiguous(),
-        two=ahead[..., 1].t().contiguous(),
-        rest=row[..., OfLane.LENGTH] - station,
-        chance=chance.t(),
-    )
+    lane, one, two, previous, beside, _ = mine(cars.wholes).unbind()
+    chance = chance.t()
+    one = torch.where(one < 0, successor(arena, tables, lane, chance), one)
+    two = torch.where(two < 0, successor(arena, tables, one, chance * 8191 % 1), two)
+    row = rows.gather(1, slots[..., None].expand(-1, -1, rows.shape[2])).permute(2, 1, 0).contiguous()
+    halted = cars.halted.gather(1, slots).t()
+    return Lookers(slots, row, mine(cars.reals), lane, one, two, previous, beside, halted, chance)
 
 
 def find_leader(state: State, tables: Tables, me: Lookers) -> tuple[Tensor, Tensor]:
@@ -123,61 +131,48 @@ def find_leader(state: State, tables: Tables, me: Lookers) -> tuple[Tensor, Tens
     they are right beside, and at a fork also on the lane that they came from, until they are out of the way.
     """
     cars = state.vehicles
-    gone = (~cars.alive).t()
-
-    def others(field: Tensor) -> Tensor:
-        return field.t().contiguous()
-
-    def known(lane: Tensor, instead: float) -> Tensor:
-        return lane.float().masked_fill(lane < 0, instead)
-
-    station, beside_scale = others(cars.station), cars.beside_scale.gather(1, me.slots).t()
-    lane = others(cars.lane).float().masked_fill(gone, -2.0)
-    beside = others(cars.beside).float().masked_fill(gone, -2.0)
-    past = others(cars.previous).float().masked_fill(gone, -2.0)
-    at_beside = station * others(cars.beside_scale)
-    mine, one, two = me.lane.float(), known(me.one, -3.0), known(me.two, -3.0)
-    touched = known(cars.beside.gather(1, me.slots).t(), -3.0)
-    came = known(cars.previous.gather(1, me.slots).t(), -3.0)
+    places = cars.wholes.index_select(0, tables.places).transpose(1, 2).float()
+    lane, past, beside = places.masked_fill_(~cars.alive.t(), -2.0).unbind()
+    station = cars.station.t().contiguous()
+    at_beside = station * cars.beside_scale.t()
+    known = torch.stack((me.one, me.two, me.beside, me.previous)).float()
+    one, two, touched, came = known.masked_fill_(known < 0, -3.0).unbind()
+    mine, at = me.lane.float(), -me.station
     rest_two = me.rest + tables.lanes[:, OfLane.LENGTH].take(me.one.clamp(min=0))
-    pairs = (
-        (beside, mine, at_beside, -me.station),
-        (beside, one, at_beside, me.rest),
-        (lane, mine, station, -me.station),
-        (past, mine, station, me.rest),
-        (lane, one, station, me.rest),
-        (lane, two, station, rest_two),
-        (lane, touched, station, -me.station * beside_scale),
-        (past, came, station, -me.station),
-    )
-    distance = torch.empty(len(pairs), *me.lane.shape[:1], *station.shape, device=station.device)
-    for out, (theirs, wanted, place, base) in zip(distance, pairs, strict=True):
-        other = theirs - wanted[:, None]
-        torch.add(place, base[:, None], out=out).addcmul_(other, other, value=NOTHING)
+
+    theirs = torch.stack((beside, beside, lane, past, lane, lane, lane, past))[:, None]
+    wanted = torch.stack((mine, one, mine, mine, one, two, touched, came))[:, :, None]
+    place = torch.stack((at_beside, at_beside, station, station, station, station, station, station))[:, None]
+    base = torch.stack((at, me.rest, at, me.rest, me.rest, rest_two, at * me["beside_scale"], at))[:, :, None]
+    other = theirs - wanted
+    distance = (place + base).addcmul_(other, other, value=NOTHING)
     for part, least in ((distance[:2], ALONGSIDE), (distance[2:], 0.01)):
         part.add_((least - part).clamp_(min=0), alpha=100 * NOTHING)
     nearest, leader = distance.amin(0).min(1)
 
     nobody = nearest >= NOTHING / 2
     leader = torch.where(nobody, me.slots.t(), leader)
-    length = cars.length.gather(1, leader.t()).t()
-    gap = nearest - me.half - 0.5 * length + me.odometer - cars.odometer.gather(1, leader.t()).t()
+    index = leader.t()
+    theirs = torch.addcmul(cars.odometer, cars.length, cars.length.new_full((), 0.5)).gather(1, index)
+    gap = nearest - me.half + me.odometer - theirs.t()
     return leader, gap.masked_fill(nobody, torch.inf)
 
 
-def _at_line(state: State, arena: Arena, me: Lookers) -> Tensor:
-    """Return the metres to the lane's end where a signal, a sign or the lane's drop stops the lookers, [K, W]."""
-    cars, front = state.vehicles, me.front
-    light = lights(arena, me.row[..., OfLane.GROUP].long(), state.clocks.seconds())
-    stop = me.row[..., OfLane.CONTROL] == Control.STOP
-    halted = cars.halted.gather(1, me.slots).t() | (stop & (me.speed < 0.3) & (front < 3.5))
+def _at_line(state: State, tables: Tables, me: Lookers) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what the lane's end means to the lookers, [K, W] each.
+
+    That is the metres to it where a signal, a sign or the lane's drop stops them, whether they have stood at the sign,
+    and whether nothing holds them there.
+    """
+    front = me.front
+    light, _ = lights(tables.signals, me.row[OfLane.GROUP].long(), state.clocks.seconds())
+    stop = me.row[OfLane.CONTROL] == Control.STOP
+    halted = me.halted | (stop & (me.speed < 0.3) & (front < 3.5))
     held = (light == Light.RED) | (stop & ~halted)
-    cars.halted.scatter_(1, me.slots, halted.t())
-    cars.coming.scatter_(1, me.slots, ~held.t())
-    stopping = torch.isfinite(cars.stop_at.gather(1, me.slots).t())
+    stopping = torch.isfinite(me["stop_at"])
     late = (light == Light.YELLOW) & (me.speed.square() < torch.where(stopping, STOPPING, STOPPABLE) * front)
-    stops = ((held | late) & (front > -me.half)) | (me.row[..., OfLane.DROPS] > 0)
-    return torch.where(stops, front, NOTHING)
+    stops = ((held | late) & (front > -me.half)) | (me.row[OfLane.DROPS] > 0)
+    return torch.where(stops, front, NOTHING), halted, ~held
 
 
 def _for_others(state: State, tables: Tables, rows: Tensor, me: Lookers) -> Tensor:
@@ -225,7 +220,7 @@ def _conflicts(
     def gate(condition: Tensor) -> Tensor:
         return condition.float().sub_(0.5).mul_(NOTHING)
 
-    following = cars.ahead[..., 0]
+    following = cars.following
     exists = others(cars.alive, cars.alive & (following >= 0))
     theirs = tables.number.take(others(cars.lane, following.clamp(min=0))) * exists
     number = tables.number.take(torch.where(inside, me.lane, me.one.clamp(min=0)))

@@ -14,8 +14,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from palaestra.envs.driving.arena import SPACING, Arena
-from palaestra.envs.driving.changes import change_lane, come_back
+from palaestra.envs.driving.arena import SPACING, Arena, Control
 from palaestra.envs.driving.compile import build_arena
 from palaestra.envs.driving.dynamics import move_ego
 from palaestra.envs.driving.maps import Split, suite
@@ -25,10 +24,11 @@ from palaestra.envs.driving.route import follow, row_at
 from palaestra.envs.driving.rules import judge
 from palaestra.envs.driving.score import Record
 from palaestra.envs.driving.start import start
-from palaestra.envs.driving.state import DT, State, blank, lights, mixed
+from palaestra.envs.driving.state import DT, Light, State, blank, draw, lights, mixed
 from palaestra.envs.driving.surroundings import surroundings, time_to_collision
 from palaestra.envs.driving.tables import OfRoute, tabulate
 from palaestra.envs.driving.traffic import drive, lane_rows
+from palaestra.envs.driving.turns import take_turn
 from palaestra.envs.driving.walkers import walk
 from palaestra.envs.driving.watch import PERIOD, look, slots_of
 
@@ -114,6 +114,7 @@ class DrivingEnv(VectorEnv[Tensor, Tensor, Tensor]):
         self.state: State = blank(count, vehicles + 1, walkers, self.device)
         self.record = Record.blank(count, self.device)
         self._stream = torch.arange(count, device=self.device)
+        self._light = torch.zeros(count, dtype=torch.int64, device=self.device)
         self._drivers, self._walkers = vehicles, walkers
         self._lookers = -(-vehicles // PERIOD)
 
@@ -147,10 +148,9 @@ class DrivingEnv(VectorEnv[Tensor, Tensor, Tensor]):
             self.state.write(rows, begun)
             self.record.clear(rows)
         row = row_at(self.state, self.tables)
-        around = surroundings(self.state)
-        return observe(self.state, self.arena, self.tables, around, row, self._light(row)), {
-            "success": self.record.success()
-        }
+        rest = self._look_ahead(row)
+        observation = observe(self.state, self.tables, surroundings(self.state), row, self._light, rest)
+        return observation, {"success": self.record.success()}
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
         """Drive every world one step. Returns observation, reward, terminated, truncated, info.
@@ -168,7 +168,8 @@ class DrivingEnv(VectorEnv[Tensor, Tensor, Tensor]):
         state.remember()
 
         around = surroundings(state)
-        verdict = judge(state, self.arena, self.tables, around, self.record, before, started)
+        verdict = judge(state, self.arena, self.tables, around, self.record, before, started, self._light)
+        rest = self._look_ahead(row)
         outside = verdict.off_road | verdict.oncoming
         self.record.add(state, verdict.infractions, outside, verdict.arrived, time_to_collision(state, around))
         lost = verdict.astray | verdict.blocked
@@ -176,16 +177,15 @@ class DrivingEnv(VectorEnv[Tensor, Tensor, Tensor]):
             lost = lost | verdict.infractions.any(1)
         terminated = lost | verdict.arrived
         truncated = (state.clocks.tick >= self.max_episode_steps) & ~terminated
-        light = self._light(row)
         if self.reward == "found-rl":
-            share = wanted_share(state, around, row, light)
+            share = wanted_share(state, around, row, self._light)
             reward = found_rl(state, share, verdict, lost, action[:, 1] - steered, self.cruise)
         else:
             length = self.tables.route_length.take(state.clocks.route)
             reward = completion(ego.progress - started, length, verdict, lost)
         if broken is not None:
             reward = reward.masked_fill(broken, torch.nan)
-        observation = observe(state, self.arena, self.tables, around, row, light)
+        observation = observe(state, self.tables, around, row, self._light, rest)
         metrics = self.record.metrics(state, self.tables)
         return observation, reward, terminated, truncated, {"success": metrics["success"], "metrics": metrics}
 
@@ -219,30 +219,37 @@ class DrivingEnv(VectorEnv[Tensor, Tensor, Tensor]):
         groups = {"clocks": state.clocks, "vehicles": state.vehicles, "ego": state.ego, "walkers": state.walkers}
         parts: dict[str, Any] = {**groups, "past": state.past, "record": self.record}
         tensors = {
-            f"{name}.{entry.name}": getattr(part, entry.name) for name, part in parts.items() for entry in fields(part)
+            f"{name}.{entry.name}": getattr(part, entry.name)
+            for name, part in parts.items()
+            for entry in fields(part)
+            if entry.init and entry.name != "cursor"
         }
-        del tensors["past.cursor"]
-        return tensors | {"stream": self._stream}
+        return tensors | {"stream": self._stream, "light": self._light}
 
     def _traffic(self) -> None:
         """Move all but the egos one step."""
         state, arena, tables = self.state, self.arena, self.tables
-        state.clocks.tick += 1
+        tick = state.clocks.tick
+        tick += 1
+        count = self._lookers + 2
+        chance = draw(state.clocks.seed[:, None], tick[:, None] * count + torch.arange(count, device=self.device))
         if self._drivers:
             rows = lane_rows(state, tables)
-            tick = state.clocks.tick
-            look(state, arena, tables, rows, slots_of(tick, self._drivers, self._lookers))
-            rows = drive(state, tables, rows)
-            turn = slots_of(tick, self._drivers, 1)
-            change_lane(state, arena, tables, rows, turn)
-            come_back(state, arena, tables, turn)
+            look(state, arena, tables, rows, slots_of(tick, self._drivers, self._lookers), chance[:, 2:])
+            drive(state, tables, rows)
+            take_turn(state, arena, tables, slots_of(tick, self._drivers, 1), chance[:, :1])
         if self._walkers:
-            walk(state, tables)
+            walk(state, tables, chance[:, 1])
 
-    def _light(self, row: Tensor) -> Tensor:
-        """Return what the egos' next signals show, [W] int64."""
-        ahead = self.state.ego.progress < row[:, OfRoute.LINE]
-        return lights(self.arena, row[:, OfRoute.GROUP].long(), self.state.clocks.seconds()) * ahead
+    def _look_ahead(self, row: Tensor) -> Tensor:
+        """Note what the egos' next signals show, tell the traffic whether they come, and return the phase's rest."""
+        ego = self.state.ego
+        ahead = ego.progress < row[:, OfRoute.LINE]
+        light, rest = lights(self.tables.signals, row[:, OfRoute.GROUP].long(), self.state.clocks.seconds())
+        self._light = light * ahead
+        sign = (row[:, OfRoute.CONTROL] == Control.STOP) & ahead & ~ego.halted
+        torch.logical_and(self._light != Light.RED, ~sign, out=self.state.vehicles.coming[:, 0])
+        return rest
 
     def _checked(self, actions: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return actions in the box, and which worlds' are not finite, where that is not known to be none."""
