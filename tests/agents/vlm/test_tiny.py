@@ -68,8 +68,8 @@ def test_pictures_of_any_size_become_16_tokens(tiny: Path, shape: tuple[int, int
     processor = processor_of(tiny)
     picture = torch.full(shape, 128, dtype=torch.uint8)
     inputs = processor(text=["<|image|>"], images=[picture], return_tensors="pt")
-    assert inputs["input_ids"].shape == (1, 16) and inputs["pixel_values"].shape == (1, 3, 64, 64)
-    torch.testing.assert_close(inputs["pixel_values"], torch.full((1, 3, 64, 64), 128 / 127.5 - 1))
+    assert inputs["input_ids"].shape == (1, 16) and inputs["pixel_values"].shape == (1, 3, 32, 32)
+    torch.testing.assert_close(inputs["pixel_values"], torch.full((1, 3, 32, 32), 128 / 127.5 - 1))
 
 
 def test_seed_fixes_the_weights_and_spares_the_callers_random_state(tiny: Path, tmp_path: Path) -> None:

@@ -300,7 +300,7 @@ def test_damaged_weights_are_refused(engine: TransformersEngine, folder: Path, t
 
 @pytest.mark.parametrize(
     ("other", "told"),
-    [({"image_size": 32}, "image_seq_length is 4 instead of 16"), ({"corpus": ["of other words"] * 9}, "vocab")],
+    [({"image_size": 16}, "image_seq_length is 4 instead of 16"), ({"corpus": ["of other words"] * 9}, "vocab")],
 )
 def test_weights_of_another_kind_are_refused(
     engine: TransformersEngine, tmp_path: Path, other: dict[str, object], told: str
