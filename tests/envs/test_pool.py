@@ -411,13 +411,14 @@ def test_close_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 PARENT = """
-import sys, time, torch
+import signal, sys, time, torch
 from pathlib import Path
 sys.path.insert(0, {folder!r})
 from scripted_worlds import Scripted
 from palaestra.envs.core import episode_seed
 from palaestra.envs.pool import PoolWorlds
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # who starts in the background is born deaf to Ctrl-C
     script = Scripted(length=9, pids=Path({pids!r}), slow={{episode_seed(0, 0): 30.0}})
     worlds = PoolWorlds(script, 2, id="toy", workers=2, success="")
     worlds.reset(0)
