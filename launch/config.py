@@ -127,15 +127,17 @@ class TuningRecipe:
     """What the run is called in tables."""
     base: str = ""
     """Folder of the checkpoint to start from; where empty, a tiny one with random weights is built."""
-    image_size: int = 64
+    image_size: int = 32
     """Side in pixels to which the tiny checkpoint resizes pictures."""
-    families: tuple[Family, ...] = ("colour", "place", "count")
+    families: tuple[Family, ...] = ("describe", "colour", "count")
     """Kinds of questions to learn."""
     questions: int = 20_000
     """Of the training split, in an epoch."""
     held_out: int = 500
     """Questions of an evaluation; their combinations of shape, colour and place are in no training picture."""
-    sft: Annotated[SFTConfig, tyro.conf.arg(name="")] = field(default_factory=SFTConfig)
+    sft: Annotated[SFTConfig, tyro.conf.arg(name="")] = field(
+        default_factory=lambda: SFTConfig(grouped=False, learning_rate=2e-3)
+    )
     """Fine-tuning."""
     every: int = 200
     """Gradient steps between checkpoints."""
