@@ -3,7 +3,18 @@ import math
 import torch
 
 from palaestra.envs.driving import dynamics
-from palaestra.envs.driving.dynamics import AXLE, BRAKE, DRAG, GRIP, LOCK, PEDAL_LAG, PUSH, STEER_RATE, TOP_SPEED, move_ego
+from palaestra.envs.driving.dynamics import (
+    AXLE,
+    BRAKE,
+    DRAG,
+    GRIP,
+    LOCK,
+    PEDAL_LAG,
+    PUSH,
+    STEER_RATE,
+    TOP_SPEED,
+    move_ego,
+)
 from palaestra.envs.driving.state import DT, blank
 
 
