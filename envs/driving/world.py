@@ -32,6 +32,9 @@ from palaestra.envs.driving.turns import take_turn
 from palaestra.envs.driving.walkers import walk
 from palaestra.envs.driving.watch import PERIOD, look, slots_of
 
+STARTS = 1024
+"""How many worlds start at a time, which bounds the memory that a start takes."""
+
 
 class DrivingEnv(VectorEnv[Tensor, Tensor, Tensor]):
     """`driving/*-v0`: W worlds with roads, traffic, signals and walkers; the ego follows a route by the rules.
@@ -143,10 +146,10 @@ class DrivingEnv(VectorEnv[Tensor, Tensor, Tensor]):
             mask = torch.as_tensor(options["reset_mask"], dtype=torch.bool, device=self.device)
         rows = mask.nonzero().flatten()
         self._stream = torch.where(mask, stream, self._stream)
-        if len(rows):
-            begun = start(self.arena, self.tables, self._stream[rows], self._drivers + 1, self._walkers)
-            self.state.write(rows, begun)
-            self.record.clear(rows)
+        for part in rows.split(STARTS) if len(rows) else ():
+            begun = start(self.arena, self.tables, self._stream[part], self._drivers + 1, self._walkers)
+            self.state.write(part, begun)
+            self.record.clear(part)
         row = row_at(self.state, self.tables)
         rest = self._look_ahead(row)
         observation = observe(self.state, self.tables, surroundings(self.state), row, self._light, rest)
