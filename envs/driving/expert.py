@@ -82,7 +82,8 @@ def _change(state: State, row: Tensor) -> Tensor:
     gap = ahead.abs() - 0.5 * (cars.length + cars.length[:, :1])
     faster = torch.where(ahead > 0, speed - cars.speed, cars.speed - speed).clamp(min=0)
     seconds = SPACE[1] / (1 + state.ego.still / PATIENCE)
-    taken = there & (gap < SPACE[0] + seconds[:, None] * faster)
+    lets_in = (cars.leader == 0) & (cars.speed < 0.5) & (ahead < 0) & (gap > -1.0)
+    taken = there & (gap < SPACE[0] + seconds[:, None] * faster) & ~lets_in
     wait = pressure(speed[:, 0], before + LINE_GAP, speed[:, 0], 0.0, 2 * LINE_GAP)
     file = pressure(speed, torch.where(there & (ahead > 0), gap, torch.inf), speed - cars.speed, 0.5, 2.0).amax(1)
     return torch.where(soon, torch.maximum(torch.where(taken.any(1), wait, 0.0), file), 0.0)

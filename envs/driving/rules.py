@@ -29,6 +29,7 @@ class Infraction(IntEnum):
 
     VEHICLE = 0
     WALKER = 1
+    """The ego moved while it touched one."""
     STATIC = 2
     """The ego's middle left the road."""
     RED_LIGHT = 3
@@ -82,7 +83,8 @@ def judge(
     ego.halted = (ego.halted | (at_sign & (cars.speed[:, 0] < 0.3))) & ~crossed
 
     off_road = ~on_road(state, arena)
-    touching = torch.stack((touches_vehicle(state, around), touches_walker(state, around), off_road), 1)
+    runs_over = touches_walker(state, around) & (cars.speed[:, 0] > 0.1)
+    touching = torch.stack((touches_vehicle(state, around), runs_over, off_road), 1)
     fresh = touching & ~record.touching
     record.touching = touching
     ran_light = crossed & (light == Light.RED)

@@ -14,8 +14,10 @@ PAUSE = 30.0
 """Seconds that a walker stays at a kerb before it wants to cross, on average."""
 CAUTION = 5.0
 """Seconds of a car's way that must be free."""
-REACH = 1.5
-"""Metres before a walker's feet in which it does not walk into a car."""
+REACH = 1.0
+"""Metres before a walker's feet in which it does not walk into the ego."""
+DETOUR = 5.0
+"""Seconds after which a walker finds its way round an ego that stands in its way."""
 
 
 def walk(state: State, tables: Tables, chance: Tensor) -> None:
@@ -62,4 +64,5 @@ def _blocked(state: State, way: Tensor) -> Tensor:
     away_y = walkers.y + step * way[..., 3] - cars.y[:, :1]
     ahead = (away_x * cars.cos[:, :1] + away_y * cars.sin[:, :1]).abs()
     aside = (away_y * cars.cos[:, :1] - away_x * cars.sin[:, :1]).abs()
-    return (ahead < 0.5 * cars.length[:, :1] + 0.3) & (aside < 0.5 * cars.width[:, :1] + 0.3)
+    meets = (ahead < 0.5 * cars.length[:, :1] + 0.3) & (aside < 0.5 * cars.width[:, :1] + 0.3)
+    return meets & (state.ego.still < DETOUR)[:, None]

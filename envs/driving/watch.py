@@ -30,6 +30,8 @@ STOPPABLE, STOPPING = 6.0, 16.0
 """m/s²: twice the deceleration that one begins to stop with at a yellow light, and that one goes on to stop with."""
 ALONGSIDE = 4.0
 """Metres between the middles of cars that are side by side."""
+KERB = 2.0
+"""Metres before the middle of a crosswalk at which cars stop."""
 EXIT = 9.0
 """Metres of the lane behind a junction that must not be blocked for one to enter it."""
 
@@ -263,7 +265,7 @@ def _for_walkers(state: State, arena: Arena, tables: Tables, me: Lookers) -> Ten
     lane = torch.stack((me.lane, me.one.clamp(min=0)))
     crossing = arena.crossing[lane]
     base = torch.stack((-me.station, me.rest.masked_fill(me.one < 0, NOTHING)))
-    away = arena.crossing_at[lane] + (base - me.half - 1.5)[..., None]
+    away = arena.crossing_at[lane] + (base - me.half - KERB)[..., None]
     local = (crossing - first[:, None]).clamp(0, most - 1)
     offset = most * torch.arange(state.worlds, device=lane.device)[:, None]
     blocked = (busy.take(local + offset) > 0) & (crossing >= 0) & (away > -1.0)
