@@ -249,7 +249,7 @@ def _conflicts(
     earlier = time - their_time + DOUBT * order
     asked = gate(inside)[:, None].maximum(gate(speed > 1.5).minimum((0.5 - order) * NOTHING))
     ordered = earlier.minimum(gate(inner)).minimum(asked)
-    waits = yields.maximum(ordered).maximum(0.01 - their_enter)
+    waits = yields.maximum(ordered).maximum(1e-6 - their_enter)
     return enter, waits.minimum(leave).minimum(their_leave).minimum(enter) > 0
 
 
