@@ -1,0 +1,59 @@
+"""How unruly a phone is, by presets: "calm", "wild", and "drift(t)" whose world changes with time t."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """Chances, each of 0 to 1, of what may disturb an agent."""
+
+    popup: float = 0.0
+    """A dialog when a screen opens."""
+    loading: float = 0.0
+    """A screen that opens a step late; touches meanwhile are lost."""
+    heads_up: float = 0.0
+    """A notification over the top of the screen, a step."""
+    crash: float = 0.0
+    """An app that falls back to the home screen, a step."""
+    dark: float = 0.0
+    """A phone in its dark theme."""
+    shuffle: float = 0.0
+    """Icons and settings in another order."""
+    layout: int = 0
+    """Version of the shop sites' layouts and of the shuffled orders."""
+
+
+CALM = Noise()
+"""Nothing disturbs."""
+WILD = Noise(popup=0.12, loading=0.15, heads_up=0.04, crash=0.004, dark=0.2, shuffle=1.0)
+"""A phone as it is met."""
+
+
+def noise_named(preset: str) -> Noise:
+    """Return a preset.
+
+    `drift(t)`, t a number from 0: the sites' layouts and the icons' order change with each whole t, and popups get
+    more frequent, so that a policy frozen at t = 0 decays.
+
+    Raises:
+        ValueError: For an unknown one.
+    """
+    if preset == "calm":
+        return CALM
+    if preset == "wild":
+        return WILD
+    drift = re.fullmatch(r"drift\((\d+(?:\.\d+)?)\)", preset)
+    if drift is None:
+        raise ValueError(f"there is no preset {preset!r}. Choose 'calm', 'wild' or 'drift(T)' such as 'drift(2)'.")
+    time = float(drift[1])
+    later = min(1.0, time / 10)
+    return Noise(
+        popup=0.05 + 0.25 * later,
+        loading=0.1 + 0.1 * later,
+        heads_up=0.02 + 0.04 * later,
+        shuffle=1.0 if time >= 1 else 0.0,
+        layout=int(time),
+    )
