@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from palaestra.envs.driving.arena import Control
 from palaestra.envs.driving.dynamics import AXLE, BRAKE, DRAG, LOCK, PUSH, TOP_SPEED
 from palaestra.envs.driving.route import row_at
 from palaestra.envs.driving.state import State
@@ -29,12 +30,17 @@ REACH = 3.0, 0.45
 """Metres, and seconds of driving, ahead on the route of the point that is steered for."""
 
 
-def expert_action(env: DrivingEnv) -> Tensor:
-    """Return the expert's actions, [W, 2] float32 in [-1, 1], reading the worlds' state directly."""
+def expert_action(env: DrivingEnv, signals: bool = True) -> Tensor:
+    """Return the expert's actions, [W, 2] float32 in [-1, 1], reading the worlds' state directly.
+
+    Args:
+        env: The worlds.
+        signals: Whether it heeds signals; without, it is a teacher with a known fault.
+    """
     state, tables = env.state, env.tables
     slot = torch.zeros(state.worlds, 1, dtype=torch.int64, device=env.device)
     look(state, env.arena, tables, lane_rows(state, tables), slot, torch.zeros_like(slot, dtype=torch.float32))
-    push = _push(state, tables, env.cruise)
+    push = _push(state, tables, env.cruise, signals)
     speed = state.vehicles.speed[:, 0]
     push = push + DRAG * speed
     pedal = torch.where(push > 0, push / (PUSH - PUSH / TOP_SPEED * speed).clamp(min=0.1), push / BRAKE)
@@ -54,7 +60,7 @@ def pursue(state: State, tables: Tables) -> Tensor:
     return (-torch.atan(2 * torch.tan(slip)) / LOCK).clamp(-1, 1)
 
 
-def _push(state: State, tables: Tables, cruise: float) -> Tensor:
+def _push(state: State, tables: Tables, cruise: float, signals: bool) -> Tensor:
     """Return the wanted acceleration, [W] m/s²."""
     cars = state.vehicles
     speed, leader = cars.speed[:, 0], cars.leader[:, :1]
@@ -63,6 +69,8 @@ def _push(state: State, tables: Tables, cruise: float) -> Tensor:
     pressed = pressure(speed, gap, closing, HEADWAY, STANDSTILL)
     line = pressure(speed, cars.stop_at[:, 0] - cars.odometer[:, 0] + LINE_GAP, speed, 0.0, 2 * LINE_GAP)
     row = row_at(state, tables)
+    if not signals:
+        line = torch.where(row[:, OfRoute.CONTROL] == Control.SIGNAL, 0.0, line)
     wish = row[:, OfRoute.SPEED].clamp(max=cruise)
     return acceleration(speed, wish, torch.maximum(torch.maximum(pressed, line), _change(state, row)))
 

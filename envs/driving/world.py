@@ -15,10 +15,12 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from palaestra.envs.driving.arena import SPACING, Arena, Control
+from palaestra.envs.driving.bev import CHANNELS, Scene
 from palaestra.envs.driving.compile import build_arena
 from palaestra.envs.driving.dynamics import move_ego
 from palaestra.envs.driving.maps import Split, suite
 from palaestra.envs.driving.observe import WIDTH, observe
+from palaestra.envs.driving.painter import Painter
 from palaestra.envs.driving.rewards import completion, found_rl, wanted_share
 from palaestra.envs.driving.route import follow, row_at
 from palaestra.envs.driving.rules import judge
@@ -36,10 +38,17 @@ STARTS = 1024
 """How many worlds start at a time, which bounds the memory that a start takes."""
 
 
-class DrivingEnv(VectorEnv[Tensor, Tensor, Tensor]):
+Observed = Tensor | dict[str, Tensor]
+"""A state vector a world, or that beside views or scenes."""
+
+
+class DrivingEnv(VectorEnv[Observed, Tensor, Tensor]):
     """`driving/*-v0`: W worlds with roads, traffic, signals and walkers; the ego follows a route by the rules.
 
-    Observation: float32 [W, 88], see `observe.observe`.
+    Observation: float32 [W, 88], see `observe.observe`; with `view="bev"` a dictionary of that, "state", and of "bev",
+        uint8 [W, N, N, 15], see `bev`: overwritten by the second next step, so keep a copy. With `view="scene"`
+        beside it "scene", float32 [W, `bev.Scene.width`]: what views are drawn from, exactly, by
+        `painter.Painter.paint(Scene.parse(...))`; so that who learns may keep scenes, and paint what it samples.
     Action: float32 [W, 2] in [-1, 1]: acceleration (throttle, or below 0 brake) and steer, positive to the right.
         10 Hz. Values beyond the box are clipped.
     Reward: "found-rl" (Roach's, at most 1 a step) or "completion" (percent of the route made), see `rewards`.
@@ -78,6 +87,8 @@ class DrivingEnv(VectorEnv[Tensor, Tensor, Tensor]):
         reward: Literal["found-rl", "completion"] = "found-rl",
         endings: Literal["train", "evaluation"] = "train",
         max_episode_steps: int | None = None,
+        view: Literal["state", "bev", "scene"] = "state",
+        pixels: int = 64,
     ) -> None:
         """Build the maps; no world has started yet.
 
@@ -94,12 +105,15 @@ class DrivingEnv(VectorEnv[Tensor, Tensor, Tensor]):
             reward: Which reward.
             endings: "train": an infraction ends the episode; "evaluation": it is only counted.
             max_episode_steps: By default twice what the longest route takes at `cruise`, and 30 s.
+            view: What is shown beside the state: nothing, bird's-eye views, or what those are drawn from.
+            pixels: The side of the bird's-eye views: 32, 64, 96 or 192.
 
         Raises:
             ValueError: For a suite, a reward or an ending that is none, or more vehicles than a map has room for.
         """
         _check("reward", reward, ("found-rl", "completion"))
         _check("endings", endings, ("train", "evaluation"))
+        _check("view", view, ("state", "bev", "scene"))
         self.num_envs = count
         self.device = torch.device(device)
         arena = build_arena(suite(maps, split, map_count, map_seed)) if isinstance(maps, str) else maps
@@ -110,7 +124,10 @@ class DrivingEnv(VectorEnv[Tensor, Tensor, Tensor]):
         self.reward, self.endings = reward, endings
         longest = float(arena.route_count.max()) * SPACING
         self.max_episode_steps = max_episode_steps or int((2 * longest / cruise + 30) / DT)
-        self.single_observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (WIDTH,), np.float32)
+        self.view = view
+        self.painter = Painter(self.arena, self.tables.signals, pixels) if view != "state" else None
+        self._views: list[Tensor] = []
+        self.single_observation_space = _space(view, pixels, Scene.width(vehicles + 1, walkers))
         self.single_action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
         self.observation_space = batch_space(self.single_observation_space, count)
         self.action_space = batch_space(self.single_action_space, count)
@@ -126,7 +143,7 @@ class DrivingEnv(VectorEnv[Tensor, Tensor, Tensor]):
         *,
         seed: int | Sequence[int] | None = None,
         options: dict[str, Any] | None = None,
-    ) -> tuple[Tensor, dict[str, Any]]:
+    ) -> tuple[Observed, dict[str, Any]]:
         """Start new episodes in all worlds, or in those of `options["reset_mask"]` (bool [W]).
 
         Returns:
@@ -152,10 +169,10 @@ class DrivingEnv(VectorEnv[Tensor, Tensor, Tensor]):
             self.record.clear(part)
         row = row_at(self.state, self.tables)
         rest = self._look_ahead(row)
-        observation = observe(self.state, self.tables, surroundings(self.state), row, self._light, rest)
+        observation = self._shown(observe(self.state, self.tables, surroundings(self.state), row, self._light, rest))
         return observation, {"success": self.record.success()}
 
-    def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
+    def step(self, actions: Tensor) -> tuple[Observed, Tensor, Tensor, Tensor, dict[str, Any]]:
         """Drive every world one step. Returns observation, reward, terminated, truncated, info.
 
         Raises:
@@ -188,9 +205,21 @@ class DrivingEnv(VectorEnv[Tensor, Tensor, Tensor]):
             reward = completion(ego.progress - started, length, verdict, lost)
         if broken is not None:
             reward = reward.masked_fill(broken, torch.nan)
-        observation = observe(state, self.tables, around, row, self._light, rest)
+        observation = self._shown(observe(state, self.tables, around, row, self._light, rest))
         metrics = self.record.metrics(state, self.tables)
         return observation, reward, terminated, truncated, {"success": metrics["success"], "metrics": metrics}
+
+    def _shown(self, state: Tensor) -> Observed:
+        """Return what the worlds show beside their state vectors [W, 88]."""
+        if self.painter is None:
+            return state
+        scene = Scene.of(self.state)
+        if self.view == "scene":
+            return {"scene": scene.flat(), "state": state}
+        if len(self._views) < 2:
+            self._views.append(self.painter.blank(self.num_envs))
+        self._views.reverse()
+        return {"bev": self.painter.paint(scene, self._views[0]), "state": state}
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return copies of all that worlds are, to be loaded into as many worlds with the same options."""
@@ -269,6 +298,16 @@ class DrivingEnv(VectorEnv[Tensor, Tensor, Tensor]):
                 "numbers in [-1, 1]."
             )
         return action.clamp(-1, 1), None
+
+
+def _space(view: str, pixels: int, scene: int) -> gymnasium.Space[Any]:
+    """Return what one world shows."""
+    state = gymnasium.spaces.Box(-np.inf, np.inf, (WIDTH,), np.float32)
+    if view == "state":
+        return state
+    bev = gymnasium.spaces.Box(0, 255, (pixels, pixels, CHANNELS), np.uint8)
+    rows = gymnasium.spaces.Box(-np.inf, np.inf, (scene,), np.float32)
+    return gymnasium.spaces.Dict({"bev": bev, "state": state} if view == "bev" else {"scene": rows, "state": state})
 
 
 def _check(name: str, value: str, valid: Sequence[str]) -> None:

@@ -32,6 +32,11 @@ def straight(control: Control = Control.SIGNAL, crosswalk: bool = True) -> LaneG
     return graph
 
 
+@pytest.fixture
+def graph() -> LaneGraph:
+    return straight()
+
+
 @pytest.fixture(scope="session")
 def road() -> Arena:
     return build_arena([straight()])

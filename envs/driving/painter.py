@@ -1,0 +1,228 @@
+"""Bird's-eye views of thousands of worlds at once: the ground looked up, and everybody else stamped on it.
+
+The ground costs one look-up a pixel, at fixed-point places that are sums of a row's and a column's share. Boxes are
+stamped where they are: each row of a box is a run of pixels, written as words of eight bytes of ones that are added
+up, so that the order in which they come does not matter and boxes may overlap. Nothing depends on how many worlds
+there are, so that a world looks the same alone and among others.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from palaestra.envs.driving.arena import Arena
+from palaestra.envs.driving.atlas import STOP_DEPTH, Place, draw_atlas
+from palaestra.envs.driving.bev import (
+    AGO,
+    BEHIND,
+    BROKEN,
+    CHANNELS,
+    EGO,
+    FIELD,
+    GREEN,
+    LIGHTS,
+    PIXELS,
+    RED,
+    VEHICLES,
+    WALKERS,
+    YELLOW,
+    Scene,
+    ego_box,
+)
+from palaestra.envs.driving.state import Light, lights
+
+GRAIN = 4096
+"""Fixed-point units a place of the atlas."""
+BLOCKS = 1 << 28, 1 << 18
+"""Pixels that are painted at a time, and on a CPU, whose cache they should stay in."""
+LONGEST, WIDEST = 5.0, 2.0
+"""Metres: the largest vehicle."""
+WALKER = 0.8
+"""Metres: half the side of a walker's square."""
+BROADEST = 5.0
+"""Metres: the widest stop line."""
+STAMPS = 0, 64, 8, 1
+"""What a stamp of each `Light` adds: up to seven green and seven yellow lines may overlap, and the warmest is seen."""
+
+
+class Painter:
+    """Paints the views of an arena's worlds."""
+
+    def __init__(self, arena: Arena, signals: Tensor, pixels: int) -> None:
+        """Draw the atlas.
+
+        Args:
+            arena: The maps, on any device.
+            signals: `tables.Tables.signals`, on the device where views are to be painted.
+            pixels: N, one of `bev.PIXELS`.
+
+        Raises:
+            ValueError: For other sizes, or maps that are too large.
+        """
+        if pixels not in PIXELS:
+            raise ValueError(f"driving: pixels is {pixels}, expected one of {', '.join(map(str, PIXELS))}.")
+        self.pixels, self.metres = pixels, FIELD / pixels
+        self.device = signals.device
+        self.atlas = draw_atlas(arena.to("cpu"), self.metres, math.hypot(FIELD - BEHIND, FIELD / 2)).to(self.device)
+        self._signals = signals
+        self._box = ego_box(pixels)
+        self._ahead = FIELD - BEHIND - 0.5 * self.metres
+        self._left = 0.5 * FIELD - 0.5 * self.metres
+        self._steps = torch.arange(pixels, device=self.device) * -self.metres
+        self._whole = torch.arange(pixels, device=self.device, dtype=torch.float32)
+        self._ones = torch.tensor(_ones(), device=self.device)
+        self._codes = torch.tensor(STAMPS, device=self.device)
+
+    def paint(self, scene: Scene, views: Tensor | None = None) -> Tensor:
+        """Return the views of scenes, [W, N, N, 15] uint8; see `bev` for the channels.
+
+        Args:
+            scene: On the painter's device.
+            views: A tensor that `blank` returned, to be painted over and returned.
+        """
+        views = self.blank(len(scene.map)) if views is None else views
+        planes = views.permute(0, 3, 1, 2)
+        block = max(1, BLOCKS[self.device.type == "cpu"] // self.pixels**2)
+        for begin in range(0, len(planes), block):
+            rows = slice(begin, begin + block)
+            self._paint(scene[rows], planes[rows])
+        return views
+
+    def blank(self, worlds: int) -> Tensor:
+        """Return a tensor for views, whose memory is in the order of channels."""
+        side = self.pixels
+        return torch.empty(worlds, CHANNELS, side, side, dtype=torch.uint8, device=self.device).permute(0, 2, 3, 1)
+
+    def _paint(self, scene: Scene, planes: Tensor) -> None:
+        """Paint planes [W, 15, N, N], contiguous."""
+        ego = scene.vehicles[:, -1, 0]
+        self._ground(scene, ego, planes)
+        planes[:, VEHICLES:].zero_()
+        others = scene.vehicles[:, :, 1:]
+        sizes = 0.5 * scene.sizes[:, None, 1:].expand(*others.shape[:3], 2)
+        self._stamp(planes, VEHICLES, math.hypot(LONGEST, WIDEST), ego, others, sizes)
+        upright = ego[:, None, None, 2:].expand(*scene.walkers.shape)
+        squares = torch.full_like(scene.walkers, WALKER)
+        self._stamp(planes, WALKERS, 2 * WALKER, ego, torch.cat((scene.walkers, upright), 3), squares)
+        planes[:, VEHICLES:LIGHTS].clamp_(max=1).neg_()  # 255
+        self._lights(scene, ego, planes)
+
+    def _ground(self, scene: Scene, ego: Tensor, planes: Tensor) -> None:
+        """Look the ground up in planes 0 to 2."""
+        atlas, grain = self.atlas, GRAIN * self.atlas.density
+        at = torch.minimum(torch.maximum(ego[:, :2], atlas.low[scene.map]), atlas.high[scene.map])
+        at = (at - atlas.origin[scene.map]) * grain
+        cos, sin = ego[:, 2:3] * grain, ego[:, 3:4] * grain
+        ahead, left = self._steps + self._ahead, self._steps + self._left
+
+        column = (at[:, :1] + cos * ahead).round().int()[:, :, None] - (sin * left).round().int()[:, None]
+        row = (at[:, 1:] + sin * ahead).round().int()[:, :, None] + (cos * left).round().int()[:, None]
+        shift = GRAIN.bit_length() - 1
+        index = row.bitwise_right_shift_(shift).mul_(atlas.stride[scene.map][:, None, None])
+        index.add_(column.bitwise_right_shift_(shift)).add_(atlas.first[scene.route][:, None, None])
+        place = atlas.places.index_select(0, index.flatten()).view(index.shape)
+        road, route, marks = planes[:, 0], planes[:, 1], planes[:, 2]
+        torch.bitwise_and(place, Place.ROAD, out=road).neg_()  # 255
+        torch.bitwise_and(place, atlas.bit[scene.route][:, None, None], out=route).clamp_(max=1).neg_()
+        torch.bitwise_and(place, Place.SOLID, out=marks).clamp_(max=1).neg_()
+        marks.add_(place.bitwise_and_(Place.BROKEN), alpha=BROKEN // Place.BROKEN)
+        planes[:, :2, self._box[0], self._box[1]] = EGO
+
+    def _lights(self, scene: Scene, ego: Tensor, planes: Tensor) -> None:
+        """Stamp stop lines on planes 11 to 14."""
+        line = self.atlas.lines[scene.map][:, None].expand(-1, len(AGO), -1, -1)
+        group = line[..., 5].long()
+        shown, _ = lights(self._signals, group, scene.seconds[:, :, None])
+        shown = shown.masked_fill(group < 0, Light.RED)
+        sizes = torch.stack((torch.full_like(line[..., 4], 0.5 * STOP_DEPTH), line[..., 4]), 3)
+        self._stamp(planes, LIGHTS, math.hypot(STOP_DEPTH, BROADEST), ego, line[..., :4], sizes, self._codes[shown])
+        planes = planes[:, LIGHTS:]
+        yellow, red = (planes.clamp(STAMPS[light] - 1, STAMPS[light]) for light in (Light.YELLOW, Light.RED))
+        planes.clamp_(max=1).mul_(GREEN)
+        planes.add_(yellow.sub_(STAMPS[Light.YELLOW] - 1), alpha=YELLOW - GREEN)
+        planes.add_(red.sub_(STAMPS[Light.RED] - 1), alpha=RED - YELLOW)
+
+    def _stamp(
+        self,
+        planes: Tensor,
+        channel: int,
+        most: float,
+        ego: Tensor,
+        boxes: Tensor,
+        sizes: Tensor,
+        codes: Tensor | None = None,
+    ) -> None:
+        """Add one, or a code, to all pixels whose middles lie in boxes.
+
+        Args:
+            planes: [W, 15, N, N] uint8, contiguous.
+            channel: Of the first moment.
+            most: Metres: the longest diagonal of a box.
+            ego: [W, 4] float32: x, y, cos, sin.
+            boxes: [W, T, K, 4] float32, the same of the boxes.
+            sizes: [W, T, K, 2] float32: halves of their lengths and widths.
+            codes: [W, T, K] int64: what to add.
+        """
+        side, reach = self.pixels, 0.5 * most / self.metres
+        away, cos, sin = boxes[..., :2] - ego[:, None, None, :2], ego[:, None, None, 2], ego[:, None, None, 3]
+        row = (self._ahead - (away[..., 0] * cos + away[..., 1] * sin)) / self.metres
+        column = (self._left - (away[..., 1] * cos - away[..., 0] * sin)) / self.metres
+        near = self._near(row, column, reach)
+
+        def picked(values: Tensor) -> Tensor:
+            return values.reshape(-1).index_select(0, near)[:, None]
+
+        turn = picked(boxes[..., 2] * cos + boxes[..., 3] * sin), picked(boxes[..., 3] * cos - boxes[..., 2] * sin)
+        half = picked(sizes[..., 0]) / self.metres, picked(sizes[..., 1]) / self.metres
+        row, column = picked(row), picked(column)
+        count = int(2 * reach) + 1
+        rows = (row - reach).ceil() + self._whole[:count]
+        first, last = run(rows - row, turn, half)
+        inside = (rows >= 0) & (rows < side)
+        first = (first + column).ceil().clamp(0, side).int()
+        past = ((last + column).floor() + 1).clamp(0, side).int() * inside
+
+        times, boxes_each = boxes.shape[1:3]
+        plane = near // (times * boxes_each) * CHANNELS + near // boxes_each % times + channel
+        line = plane[:, None] * side + rows.clamp(0, side - 1).long()
+        words = side // 8
+        word = (first >> 3)[..., None] + self._whole[: (count + 14) // 8].int()
+        low = (first[..., None] - 8 * word).clamp_(0, 8)
+        high = (past[..., None] - 8 * word).clamp_(0, 8)
+        ones = self._ones.index_select(0, low.mul_(9).add_(high).flatten())
+        if codes is not None:
+            ones = (ones.view(word.shape) * picked(codes)[..., None]).flatten()
+        index = line[..., None] * words + word.clamp_(max=words - 1)
+        planes.view(torch.int64).view(-1).scatter_add_(0, index.flatten(), ones)
+
+    def _near(self, row: Tensor, column: Tensor, reach: float) -> Tensor:
+        """Return the indices of boxes that may be seen; on a GPU, which would have to wait for that, all."""
+        if self.device.type != "cpu":
+            return torch.arange(row.numel(), device=self.device)
+        middle, far = 0.5 * (self.pixels - 1), 0.5 * self.pixels + reach
+        away = torch.maximum((row - middle).abs_(), (column - middle).abs_())
+        return (away < far).flatten().nonzero()[:, 0]
+
+
+def run(rows: Tensor, turn: tuple[Tensor, Tensor], half: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return between which columns lines cross boxes, relative to the boxes' middles; empty where first > last.
+
+    Args:
+        rows: [n, P]: the lines, below the boxes' middles.
+        turn: [n, 1] each: cos and sin of the boxes' yaw, from up to the left.
+        half: [n, 1] each: half their lengths and widths, in the same unit.
+    """
+    cos, sin = (torch.where(part.abs() < 1e-6, 1e-6, part) for part in turn)
+    long, wide = half[0] / sin.abs(), half[1] / cos.abs()
+    one, other = rows * (-cos / sin), rows * (sin / cos)
+    return torch.maximum(one - long, other - wide), torch.minimum(one + long, other + wide)
+
+
+def _ones() -> list[int]:
+    """Return for 9 · first + past the word whose bytes from `first` to before `past` are 1."""
+    return [
+        sum(1 << 8 * byte for byte in range(first, past)) for first in range(9) for past in range(9)
+    ]
