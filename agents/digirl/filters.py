@@ -70,7 +70,8 @@ def top_share(scores: Tensor, share: float) -> Tensor:
     """
     if not 0 < share <= 1:
         raise ValueError(f"share is {share}; it must be above 0 and at most 1.")
-    return scores >= torch.quantile(scores.double(), 1 - share, interpolation="lower").to(scores.dtype)
+    exact = scores.double()
+    return exact >= torch.quantile(exact, 1 - share)
 
 
 def successes_or_all(success: Tensor, share: float) -> Tensor:

@@ -48,8 +48,8 @@ class SFTConfig:
     """Batch samples of like length: less padding, but batches that are less mixed."""
     learning_rate: float = 1e-3
     """AdamW's step size at its peak."""
-    schedule: Literal["cosine", "linear"] = "cosine"
-    """How it falls to zero after the warm-up."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How it falls to zero after the warm-up; `constant` does not."""
     warmup: int = 50
     """Gradient steps in which it rises."""
     weight_decay: float = 0.01
@@ -127,9 +127,11 @@ def answer_loss(model: Any, batch: Batch) -> Tensor:
 
 
 def learning_rate(step: int, config: SFTConfig) -> float:
-    """Return the step size of a gradient step, counted from 0: linear warm-up, then cosine or linear to zero."""
+    """Return the step size of a gradient step, counted from 0: linear warm-up, then as the schedule says."""
     if step < config.warmup:
         return config.learning_rate * (step + 1) / config.warmup
+    if config.schedule == "constant":
+        return config.learning_rate
     done = (step - config.warmup) / max(1, config.steps - config.warmup)
     left = (1 + math.cos(math.pi * done)) / 2 if config.schedule == "cosine" else 1 - done
     return config.learning_rate * left

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from palaestra.agents.vlm.checkpoint import (
-    Checkpoint,
     check_same_kind,
     has_tokenizer,
     is_adapter,
     read_checkpoint,
     version_of,
 )
-from palaestra.agents.vlm.core import Answer, Ask, AskError, Generate, Picture, Text, WeightsError
-from palaestra.agents.vlm.generation import continue_prompts, score_choices
-from palaestra.agents.vlm.prompts import Prompts
+from palaestra.agents.vlm.core import Answer, Ask, AskError, Generate, Picture
+from palaestra.agents.vlm.speaker import Speaker
 
 
 class TransformersEngine:
@@ -66,8 +62,7 @@ class TransformersEngine:
         text = self._checkpoint.model.config.get_text_config()
         self.context: int = max_context or getattr(text, "max_position_embeddings", None) or 2**31
         """Most tokens of prompt and answer together."""
-        self._ends = _ends(self._checkpoint)
-        self._prompts = Prompts(self._checkpoint)
+        self._speaker = Speaker(self._checkpoint)
 
     @property
     def version(self) -> str:
@@ -77,7 +72,7 @@ class TransformersEngine:
     @property
     def takes_pictures(self) -> bool:
         """Whether the model sees."""
-        return self._prompts.takes_pictures
+        return self._speaker.prompts.takes_pictures
 
     def check(self, ask: Ask) -> None:
         """Raise `AskError` for an ask that this engine can never answer; any thread may call it."""
@@ -85,8 +80,8 @@ class TransformersEngine:
             raise AskError(f"this model generates text: it takes Generate, not {type(ask).__name__}.")
         _check_parameters(ask)
         _check_messages(ask, self.takes_pictures)
-        most = self.context - (self._longest_choice(ask) if ask.choices else ask.max_tokens)
-        length = self._prompts.length(ask.messages)
+        most = self.context - (self._speaker.longest_choice(ask) if ask.choices else ask.max_tokens)
+        length = self._speaker.prompts.length(ask.messages)
         if length > most:
             raise AskError(
                 f"the prompt has {length} tokens and {self.context - most} are kept for the answer, but the model's "
@@ -97,18 +92,15 @@ class TransformersEngine:
         """Return how many tokens the prompt and the longest answer to it have."""
         if not isinstance(ask, Generate):
             return 1
-        return self._prompts.length(ask.messages) + (self._longest_choice(ask) if ask.choices else ask.max_tokens)
+        longest = self._speaker.longest_choice(ask) if ask.choices else ask.max_tokens
+        return self._speaker.prompts.length(ask.messages) + longest
 
     def answer(self, asks: Sequence[Ask]) -> Sequence[Answer | Exception]:
         """Answer a batch, in order: asks with choices in one group, the others in another."""
         answers: list[Answer | Exception] = [AskError(f"not a Generate: {type(ask).__name__}") for ask in asks]
-        for group in (self._choose, self._continue):
-            chosen = group == self._choose
-            places = [i for i, ask in enumerate(asks) if isinstance(ask, Generate) and bool(ask.choices) == chosen]
-            if places:
-                made = group([ask for i in places if isinstance(ask := asks[i], Generate)])
-                for place, text in zip(places, made, strict=True):
-                    answers[place] = text
+        places = {place: ask for place, ask in enumerate(asks) if isinstance(ask, Generate)}
+        for place, text in zip(places, self._speaker.answer(list(places.values())), strict=True):
+            answers[place] = text
         return answers
 
     def load(self, path: Path) -> TransformersEngine:
@@ -129,100 +121,6 @@ class TransformersEngine:
             base, device=self._device, dtype=self._dtype, adapter=adapter, max_context=self._max_context,
             processor=processor,
         )
-
-    def _continue(self, asks: Sequence[Generate]) -> list[Text]:
-        """Answer asks without choices."""
-        inputs = self._inputs(asks)
-        made = continue_prompts(self._checkpoint.model, inputs, asks, self._decode, self._ends)
-        return [
-            Text(
-                text=one.text,
-                tokens=tuple(one.tokens),
-                token_texts=_token_texts(self._decode, one.tokens) if ask.logprobs else (),
-                logprobs=tuple(one.logprobs),
-                finish=one.finish,
-                prompt_tokens=count,
-            )
-            for ask, one, count in zip(asks, made, _lengths(inputs), strict=True)
-        ]
-
-    def _choose(self, asks: Sequence[Generate]) -> list[Text]:
-        """Answer asks with choices."""
-        inputs = self._inputs(asks)
-        choices = [self._choice_tokens(ask.choices) for ask in asks]
-        scored = score_choices(self._checkpoint.model, inputs, choices)
-        texts = []
-        for ask, tokens, logprobs, count in zip(asks, choices, scored, _lengths(inputs), strict=True):
-            scores = tuple(map(sum, logprobs))
-            best = scores.index(max(scores))
-            texts.append(
-                Text(
-                    text=ask.choices[best],
-                    tokens=tuple(tokens[best]),
-                    token_texts=_token_texts(self._decode, tokens[best]) if ask.logprobs else (),
-                    logprobs=tuple(logprobs[best]) if ask.logprobs else (),
-                    prompt_tokens=count,
-                    scores=scores,
-                )
-            )
-        return texts
-
-    def _inputs(self, asks: Sequence[Generate]) -> dict[str, Tensor]:
-        """Return the model's inputs for the prompts of asks, on its device and of its dtype."""
-        model = self._checkpoint.model
-        return {
-            name: value.to(model.device, model.dtype if value.is_floating_point() else None)
-            for name, value in self._prompts.encode([ask.messages for ask in asks]).items()
-        }
-
-    def _decode(self, tokens: list[int]) -> str:
-        """Return what tokens read as."""
-        decoded: str = self._checkpoint.tokenizer.decode(
-            tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        return decoded
-
-    def _choice_tokens(self, choices: tuple[str, ...]) -> list[list[int]]:
-        """Return the tokens of each choice, with the one that ends it where another choice goes on."""
-        encoded = self._checkpoint.tokenizer(list(choices), add_special_tokens=False)["input_ids"]
-        end = min(self._ends)
-        return [
-            [*one, end] if any(len(other) > len(one) and other[: len(one)] == one for other in encoded) else one
-            for one in encoded
-        ]
-
-    def _longest_choice(self, ask: Generate) -> int:
-        """Return a bound on the tokens of a choice: none has more than it has bytes."""
-        return max(len(choice.encode()) for choice in ask.choices) + 1
-
-
-def _lengths(inputs: dict[str, Tensor]) -> list[int]:
-    """Return how many tokens each prompt of a batch has."""
-    lengths: list[int] = inputs["attention_mask"].sum(-1).tolist()
-    return lengths
-
-
-def _ends(checkpoint: Checkpoint) -> frozenset[int]:
-    """Return the tokens that end an answer."""
-    end = checkpoint.model.generation_config.eos_token_id
-    if end is None:
-        end = checkpoint.tokenizer.eos_token_id
-    if end is None:
-        raise WeightsError("the checkpoint names no token that ends an answer: set eos_token_id in its configuration.")
-    return frozenset([end] if isinstance(end, int) else end)
-
-
-def _token_texts(decode: Any, tokens: Sequence[int]) -> tuple[str, ...]:
-    """Return what each token adds to the text; of a character's several tokens the last one has it all."""
-    texts, before = [], ""
-    for end in range(1, len(tokens) + 1):
-        now = decode(list(tokens[:end]))
-        if now.endswith("\N{REPLACEMENT CHARACTER}") and end < len(tokens):
-            texts.append("")
-            continue
-        texts.append(now[len(before) :])
-        before = now
-    return tuple(texts)
 
 
 def _check_parameters(ask: Generate) -> None:

@@ -94,7 +94,7 @@ def test_the_prompt_is_the_one_that_is_served(folder: Path, checkpoint: Checkpoi
     for one in (*PAIRS, forged):
         batch = encoded(checkpoint, [one])
         start = int((batch.labels[0] != IGNORED).nonzero()[0])
-        served = engine._inputs([Generate(one.messages)])["input_ids"][0]
+        served = engine._speaker.inputs([Generate(one.messages)])["input_ids"][0]
         assert batch.inputs["input_ids"][0, :start].tolist() == served.tolist()
 
 

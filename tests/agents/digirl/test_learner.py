@@ -1,0 +1,148 @@
+"""DigiRL on a tiny model: what is drawn, what is left alone, and that it comes to say what succeeded."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from palaestra.agents.digirl.episodes import Episode, Steps
+from palaestra.agents.digirl.learner import DigiRL, DigiRLConfig
+from palaestra.agents.vlm.policy import VLMPolicy, prompts_of
+from palaestra.agents.vlm.sft import SFTConfig, Tuner
+from palaestra.agents.vlm.tiny import build_tiny_vlm
+from palaestra.envs.core import Observation
+
+TINY = DigiRLConfig(batch=8, fit=8, offline_values=60, offline_updates=12, online_values=2, online_updates=2)
+WIDTH = 256
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_vlm(tmp_path_factory.mktemp("tiny") / "vlm", image_size=16, context=96)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def make(folder: Path, config: DigiRLConfig = TINY) -> DigiRL:
+    torch.manual_seed(0)
+    tuner = Tuner(folder, SFTConfig(learning_rate=3e-3, warmup=0, schedule="constant", weight_decay=0.0))
+    policy = VLMPolicy(tuner.checkpoint, ("screen",), max_tokens=8)
+    return DigiRL(tuner, policy, config, width=WIDTH, horizon=4)
+
+
+def view(*texts: str) -> Observation:
+    return Observation(images={"screen": torch.zeros(len(texts), 16, 16, 3, dtype=torch.uint8)}, text=texts)
+
+
+def episode(policy: VLMPolicy, goal: str, actions: tuple[str, ...], success: bool) -> Episode:
+    observation = view(*(f"Goal: {goal} {step}" for step in range(len(actions))))
+    prompts = prompts_of(observation, ("screen",))
+    with torch.no_grad():
+        features = policy.speaker.features(prompts)
+    return Episode(observation, actions, success, features, features[0])
+
+
+def history(agent: DigiRL) -> list[Episode]:
+    """Opening left succeeds, opening right does not."""
+    return [episode(agent.policy, "open", ("left", "done"), True) for _ in range(3)] + [
+        episode(agent.policy, "open", ("right", "right", "right"), False) for _ in range(3)
+    ]
+
+
+def test_offline_keeps_the_last_steps_of_successes_and_no_step_that_leads_nowhere(folder: Path) -> None:
+    agent = make(folder)
+    episodes = history(agent)
+    steps = Steps.of(episodes)
+    agent.fit_values(episodes, steps, 200)
+    kept = agent.chances(episodes, steps, "offline") > 0
+    last = (steps.success == 1) & (steps.left == 0)
+    assert kept[last].all()  # A = 1, whatever the values
+    assert not kept[(steps.success == 0) & (steps.left == 0)].any()  # A = -V(s) there
+
+
+def test_chances_sum_to_one_and_cloning_takes_all_steps_of_successes_alone(folder: Path) -> None:
+    agent = make(folder, replace(TINY, method="filtered-bc"))
+    episodes = history(agent)
+    steps = Steps.of(episodes)
+    chances = agent.chances(episodes, steps, "online")
+    assert chances.sum().item() == pytest.approx(1)
+    assert torch.equal(chances > 0, steps.success == 1)
+    assert chances[chances > 0].unique().numel() == 1
+
+
+def test_online_prefers_the_success_that_was_not_expected(folder: Path) -> None:
+    agent = make(folder, replace(TINY, step_filter=False, share=0.1))
+    easy = [episode(agent.policy, "open the clock", ("left",), True) for _ in range(8)]
+    hard = [episode(agent.policy, "buy a lamp", ("left",), index < 2) for index in range(8)]
+    episodes = easy + hard
+    steps = Steps.of(episodes)
+    agent.fit_values(episodes, steps, 200)
+    kept = agent.chances(episodes, steps, "online") > 0
+    assert steps.episode[kept].tolist() == [8, 9]
+
+
+def test_learning_raises_what_succeeded_above_what_failed(folder: Path) -> None:
+    agent = make(folder)
+    episodes = history(agent)
+    metrics = agent.learn(episodes, "offline")
+    assert 0 < metrics["filter/steps"] < 1
+    agent.policy.temperature = 0.0
+    said = agent.policy.act(view("Goal: open 1"))
+    assert said.action == ("done",)
+
+
+def test_nothing_kept_leaves_the_actor_alone(folder: Path) -> None:
+    agent = make(folder)
+    before = {name: value.clone() for name, value in agent.tuner.parameters.items()}
+    failures = [episode(agent.policy, "open", ("right",), False)]  # one step: A = -V(s) < 1/H
+    metrics = agent.learn(failures, "offline")
+    assert metrics["filter/nothing"] == 1
+    assert all(torch.equal(before[name], value) for name, value in agent.tuner.parameters.items())
+
+
+def test_the_actors_loss_leaves_the_values_alone(folder: Path) -> None:
+    agent = make(folder, replace(TINY, offline_values=0))
+    before = [value.clone() for value in agent.step_value.parameters()]
+    agent.learn(history(agent), "offline")
+    assert all(map(torch.equal, before, agent.step_value.parameters()))
+    assert all(value.grad is None for value in agent.instruction_value.parameters())
+
+
+@pytest.mark.parametrize("method", ["digirl", "filtered-bc", "awr"])
+def test_state_restored_is_training_continued_bit_for_bit(folder: Path, method: str) -> None:
+    config = replace(TINY, method=method, offline_values=3, offline_updates=2)
+    whole = make(folder, config)
+    episodes = history(whole)
+    whole.learn(episodes, "offline")
+    state, random = {name: value.clone() for name, value in whole.state_dict().items()}, torch.get_rng_state()
+    expected = whole.learn(episodes, "online")
+    restored = make(folder, config)
+    restored.load_state_dict(state)
+    torch.set_rng_state(random)
+    assert restored.learn(episodes, "online") == expected
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, restored.state_dict()[name]), name
+
+
+def test_draws_depend_on_the_seed_and_not_on_the_batch(folder: Path) -> None:
+    policy = make(folder).policy
+    texts = ("Goal: open", "Goal: close", "Goal: wait")
+    torch.manual_seed(3)
+    together = policy.act(view(*texts)).action
+    torch.manual_seed(3)
+    assert policy.act(view(*texts)).action == together
+    torch.manual_seed(3)
+    assert policy.act(view(texts[0])).action == together[:1]
+
+
+def test_an_unknown_camera_is_named() -> None:
+    with pytest.raises(ValueError, match=r"'wrist'.*cameras are: screen"):
+        prompts_of(view("Goal: open"), ("wrist",))
