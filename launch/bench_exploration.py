@@ -48,6 +48,7 @@ def exploration(
     """
     import torch
 
+    from palaestra.launch.config import Recipe
     from palaestra.launch.demonstrations import demonstrations
     from palaestra.launch.files import write_atomically
     from palaestra.launch.recipes import recipe_named
@@ -55,6 +56,8 @@ def exploration(
     from palaestra.launch.train import make_worlds
 
     base = recipe_named(recipe)
+    if not isinstance(base, Recipe):
+        raise ValueError(f"{recipe} does not train a flow policy, whose exploration this bench measures.")
     torch.set_num_threads(base.threads)
     shown = demonstrations(base.demonstrations, base.world)
     worlds = make_worlds(base)
@@ -79,10 +82,10 @@ def _rates(
     from palaestra.agents.flow.pi_rl import PiRL
     from palaestra.launch.config import EVALUATION_SEED
     from palaestra.launch.evaluate import evaluate
-    from palaestra.launch.train import make_policy
+    from palaestra.launch.train import make_flow_policy
 
     torch.manual_seed(base.seed)
-    policy = make_policy(replace(base, policy=replace(base.policy, steps=count)), worlds.spec)
+    policy = make_flow_policy(replace(base, policy=replace(base.policy, steps=count)), worlds.spec)
     for _ in imitate(policy, shown, base.imitation):
         pass
     first = worlds.reset(base.seed).observation

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,8 +115,8 @@ def latest(run: Path) -> Path | None:
     return finished[-1] if finished else None
 
 
-def prune(run: Path, keep: int) -> list[Path]:
-    """Delete all but the newest `keep` checkpoints, and what killed saves left behind.
+def prune(run: Path, keep: int, spare: Container[str] = ()) -> list[Path]:
+    """Delete all but the newest `keep` checkpoints and those named in `spare`, and what killed saves left behind.
 
     Returns:
         The checkpoints deleted.
@@ -126,7 +126,7 @@ def prune(run: Path, keep: int) -> list[Path]:
     """
     if keep < 1:
         raise ValueError(f"prune was told to keep {keep} checkpoints; a run must keep at least 1.")
-    old = _finished(run)[:-keep]
+    old = [folder for folder in _finished(run)[:-keep] if folder.name not in spare]
     for folder in old:
         # Renamed first: a kill halfway through the deletion must not leave half a checkpoint behind.
         folder.rename(folder.with_name(f".{folder.name}{TEMPORARY}"))

@@ -16,7 +16,7 @@ import tyro
 
 def train_command(words: Sequence[str]) -> int:
     """Train a recipe by name, or go on with a run."""
-    from palaestra.launch.config import TrainOptions, tuning_from_json
+    from palaestra.launch.config import FoundRLOptions, FoundRLRecipe, TrainOptions, tuning_from_json
     from palaestra.launch.recipes import RECIPES, TUNINGS, recipe_named
     from palaestra.launch.report import write_report
     from palaestra.launch.train import resume, train
@@ -34,7 +34,9 @@ def train_command(words: Sequence[str]) -> int:
             names = "\n".join(f"  {name}" for name in (*RECIPES, *TUNINGS))
             print(f"palaestra train RECIPE [options], where RECIPE is one of\n{names}\n\npalaestra train --resume RUN")
             return 0 if words else 2
-        options = _options(TrainOptions, TrainOptions(recipe_named(words[0])), words)
+        recipe = recipe_named(words[0])
+        default = FoundRLOptions(recipe) if isinstance(recipe, FoundRLRecipe) else TrainOptions(recipe)
+        options = _options(type(default), default, words)
         run = train(options.recipe, _folder(options))
     _film(run)
     _print_result(run)
@@ -140,7 +142,7 @@ def _print_result(run: Path) -> None:
             rates.append(f"{100 * outcome.rate(column):.1f} % [{100 * low:.1f}, {100 * high:.1f}]")
         table.add_row(outcome.name, *rates, str(len(outcome.episodes)), str(outcome.faults))
     Console().print(table)
-    print(f"success is {finished.outcomes[0].definition}; deployed policy (ODE), held-out start states")
+    print(f"success is {finished.outcomes[0].definition}; deployed policy, held-out start states")
 
 
 @dataclass(frozen=True)

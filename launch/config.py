@@ -15,6 +15,7 @@ import tyro
 
 from palaestra.agents.flow.imitation import ImitationConfig
 from palaestra.agents.flow.pi_rl import PiRLConfig
+from palaestra.agents.found_rl.config import FoundRLConfig, Quality
 from palaestra.agents.vlm.questions import Family
 from palaestra.agents.vlm.sft import SFTConfig
 
@@ -120,6 +121,71 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class TeacherConfig:
+    """Who advises."""
+
+    kind: Literal["scripted", "model"] = "scripted"
+    """scripted: the world's expert, made worse as `quality` says; model: a vision-language model, asked in words."""
+    quality: Quality = "oracle"
+    """scripted: oracle, noisy, blind (to signals), partial (right in a share of its answers) or random."""
+    noise: float = 0.5
+    """noisy: the error's standard deviation."""
+    right: float = 0.6
+    """partial: the share of right answers."""
+    seconds: float = 0.0
+    """scripted: that each batch of answers takes."""
+    delay: int | None = 8
+    """Decisions after which an answer is used, and waited for if need be, so that runs repeat themselves. None: as soon
+    as it is there, and training never waits."""
+    server: str = ""
+    """Address of the server that the model is asked on, such as http://127.0.0.1:8000; empty: in this process."""
+    model: str = "teacher"
+    """The model's name there; in this process, the folder of a checkpoint."""
+
+
+@dataclass(frozen=True)
+class FoundRLRecipe:
+    """Off-policy reinforcement that a teacher's labels guide, whole."""
+
+    name: str = "found-rl-driving"
+    """What the run is called in tables."""
+    world: WorldConfig = field(default_factory=lambda: WorldConfig(id="driving/lane-drop-v0", count=64, chunk=5))
+    """The worlds; a decision is held for `chunk` steps."""
+    evaluation: dict[str, str | int | float | bool] = field(
+        default_factory=lambda: {"split": "test", "endings": "evaluation"}
+    )
+    """Options of the worlds that are evaluated in, beside the others: other maps, where infractions are counted."""
+    learner: Annotated[FoundRLConfig, tyro.conf.arg(name="")] = field(default_factory=FoundRLConfig)
+    """Learning and guidance."""
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    """Who advises."""
+    iterations: int = 40
+    """Spells of playing and learning."""
+    decisions: int = 25
+    """Decisions of each world in a spell; something is learnt after each."""
+    every: int = 5
+    """Spells between boundaries, where the policy is evaluated and saved and all worlds start afresh."""
+    episodes: int = 64
+    """Episodes of an evaluation at a boundary."""
+    final_episodes: int = 128
+    """Episodes of the evaluations before and after."""
+    stop_at: float = 2.0
+    """Stop early once a boundary's success rate reaches this; above 1 never stops."""
+    seed: int = 0
+    """Of everything random, the evaluation's start states apart."""
+    threads: int = 1
+    """Threads of torch in the learner."""
+    videos: int = 2
+    """Episodes filmed at the end, where the world can be rendered."""
+    trackers: tuple[Literal["wandb", "trackio"], ...] = ()
+    """Trackers besides TensorBoard and metrics.jsonl, which are always written."""
+
+
+AnyRecipe = Recipe | FoundRLRecipe
+"""A recipe of reinforcement."""
+
+
+@dataclass(frozen=True)
 class TuningRecipe:
     """Supervised fine-tuning of a vision-language model on rendered questions, whole."""
 
@@ -159,6 +225,15 @@ class TuningOptions:
 
 
 @dataclass(frozen=True)
+class FoundRLOptions:
+    """What `palaestra train` takes for such a recipe."""
+
+    recipe: Annotated[FoundRLRecipe, tyro.conf.arg(name="")]
+    run: Path | None = None
+    """Folder of the run; by default runs/<recipe>-<seed>-<time>."""
+
+
+@dataclass(frozen=True)
 class TrainOptions:
     """What `palaestra train` takes: a recipe, and where the run goes."""
 
@@ -171,15 +246,41 @@ EVALUATION_SEED = 777
 """Start states of every evaluation come from this seed, whatever the run's: rates of different runs are paired."""
 
 
-def validate(recipe: Recipe) -> None:
+def validate(recipe: AnyRecipe) -> None:
     """Raise ValueError on what cannot work, before anything slow starts."""
     positive = ("iterations", "decisions", "every", "episodes", "final_episodes", "threads")
     for name in positive:
         if getattr(recipe, name) < 1:
             raise ValueError(f"{name} is {getattr(recipe, name)}; it must be at least 1.")
-    world, policy = recipe.world, recipe.policy
+    world = recipe.world
     if world.count < 1 or world.chunk < 1:
         raise ValueError(f"world.count is {world.count} and world.chunk {world.chunk}; both must be at least 1.")
+    if isinstance(recipe, FoundRLRecipe):
+        _validate_found_rl(recipe)
+    else:
+        _validate_pi_rl(recipe)
+
+
+def _validate_found_rl(recipe: FoundRLRecipe) -> None:
+    teacher, learner = recipe.teacher, recipe.learner
+    if learner.guidance != "none" and not recipe.world.id.startswith("driving/"):
+        raise ValueError(
+            f"guidance is {learner.guidance!r}, but no teacher knows {recipe.world.id}: take a driving/* world, or "
+            "--guidance none."
+        )
+    if learner.capacity < 2 * recipe.world.count:
+        raise ValueError(f"capacity is {learner.capacity}: {recipe.world.count} worlds need at least two slots each.")
+    if teacher.delay is not None and teacher.delay < 0:
+        raise ValueError(f"teacher.delay is {teacher.delay}; it must be at least 0 decisions, or None.")
+    if not 0 <= teacher.right <= 1 or teacher.noise < 0 or teacher.seconds < 0:
+        raise ValueError(
+            f"teacher.right is {teacher.right}, teacher.noise {teacher.noise} and teacher.seconds {teacher.seconds}; "
+            "right must be in [0, 1], the others at least 0."
+        )
+
+
+def _validate_pi_rl(recipe: Recipe) -> None:
+    world, policy = recipe.world, recipe.policy
     if policy.horizon < world.chunk:
         raise ValueError(
             f"policy.horizon is {policy.horizon} but world.chunk {world.chunk}: the network must predict every action "
@@ -197,15 +298,17 @@ def validate(recipe: Recipe) -> None:
         raise ValueError("reward.success, reward.progress and reward.world are all 0: there is nothing to maximise.")
 
 
-def to_json(recipe: Recipe | TuningRecipe) -> str:
+def to_json(recipe: AnyRecipe | TuningRecipe) -> str:
     """Return a recipe as JSON, as a run's `config.json` holds it."""
     return json.dumps(dataclasses.asdict(recipe), indent=2) + "\n"
 
 
-def from_json(path: Path) -> Recipe:
+def from_json(path: Path) -> AnyRecipe:
     """Read a recipe back; an unknown or misspelt key, or a value of another type, is refused by name."""
-    recipe = _build(Recipe, _read(path), path.name)
-    assert isinstance(recipe, Recipe)
+    data = _read(path)
+    kind = FoundRLRecipe if isinstance(data, dict) and "teacher" in data else Recipe
+    recipe = _build(kind, data, path.name)
+    assert isinstance(recipe, kind)
     return recipe
 
 

@@ -8,11 +8,11 @@ from typing import Any
 from palaestra.envs.core import episode_seed
 from palaestra.envs.record import RenderError, Single, record
 from palaestra.envs.registry import source
-from palaestra.launch.config import EVALUATION_SEED, Recipe
+from palaestra.launch.config import EVALUATION_SEED, AnyRecipe
 from palaestra.launch.train import load_policy, make_worlds
 
 
-def film(run: Path, recipe: Recipe, checkpoint: str | None = None, name: str = "after") -> list[Path]:
+def film(run: Path, recipe: AnyRecipe, checkpoint: str | None = None, name: str = "after") -> list[Path]:
     """Film the first episodes of the evaluation; return the videos.
 
     An episode in which the world broke leaves no video.

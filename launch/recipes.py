@@ -1,4 +1,4 @@
-"""Recipes by name. Every one is a full `Recipe`; options on the command line change it."""
+"""Recipes by name. Every one is full; options on the command line change it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ from dataclasses import replace
 
 from palaestra.agents.flow.imitation import ImitationConfig
 from palaestra.agents.flow.pi_rl import PiRLConfig
-from palaestra.launch.config import DemonstrationConfig, PolicyConfig, Recipe, RewardConfig, TuningRecipe, WorldConfig
+from palaestra.launch.config import (
+    AnyRecipe,
+    DemonstrationConfig,
+    FoundRLRecipe,
+    PolicyConfig,
+    Recipe,
+    RewardConfig,
+    TuningRecipe,
+    WorldConfig,
+)
 
 REACH = Recipe(
     name="reach",
@@ -58,7 +67,11 @@ PICK_CUBE = replace(
 
 STACK_CUBE = replace(PICK_CUBE, name="pi-rl-stack-cube", world=replace(PUSH_CUBE.world, id="maniskill/StackCube-v1"))
 
-RECIPES = {recipe.name: recipe for recipe in (REACH, PUSH_CUBE, PICK_CUBE, STACK_CUBE)}
+FOUND_RL_DRIVING = FoundRLRecipe()
+
+RECIPES: dict[str, AnyRecipe] = {
+    recipe.name: recipe for recipe in (REACH, PUSH_CUBE, PICK_CUBE, STACK_CUBE, FOUND_RL_DRIVING)
+}
 
 TINY_VLM = TuningRecipe()
 
@@ -66,7 +79,7 @@ TUNINGS = {recipe.name: recipe for recipe in (TINY_VLM,)}
 """Recipes of the other kind: supervised fine-tuning of a vision-language model."""
 
 
-def recipe_named(name: str) -> Recipe:
+def recipe_named(name: str) -> AnyRecipe:
     """Return a recipe; a wrong name gets the nearest right ones."""
     if name in RECIPES:
         return RECIPES[name]

@@ -139,7 +139,8 @@ class Advisor:
         """Write the labels that are due, and return those that were written; None if there were none."""
         came = self.client.poll()
         outcomes = self._come(came) if self.delay is None else self._due(decision - self.delay)
-        readable = [(ticket, value) for ticket, outcome in outcomes if (value := self._read(ticket, outcome)) is not None]
+        read = [(ticket, self._read(outcome, ticket.note)) for ticket, outcome in outcomes]
+        readable = [(ticket, value) for ticket, value in read if value is not None]
         labels = self._write(readable, decision) if readable else None
         if self.delay is None:
             self._give_up(decision - self.replay.slots)
@@ -196,12 +197,12 @@ class Advisor:
                 outcomes.append((ticket, error))
         return outcomes
 
-    def _read(self, ticket: _Ticket, outcome: Reply | Exception) -> Tensor | None:
+    def _read(self, outcome: Reply | Exception, note: Tensor | None) -> Tensor | None:
         if isinstance(outcome, Exception):
             self.counts.failed += 1
             return None
         try:
-            value = self.teacher.read(outcome.answer, ticket.note)
+            value = self.teacher.read(outcome.answer, note)
         except ValueError:
             self.counts.unreadable += 1
             return None

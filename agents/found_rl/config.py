@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Guidance = Literal["none", "vmr", "awag", "vmr+awag", "ccaa", "bc"]
+Quality = Literal["oracle", "noisy", "blind", "partial", "random"]
 Kind = Literal["every", "random", "unsafe", "disagreement"]
 
 

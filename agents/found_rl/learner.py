@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from palaestra.agents.core import Decision, Rollout
 from palaestra.agents.found_rl.advice import Advisor
@@ -111,7 +109,7 @@ class FoundRL:
     def _disagreement(self, observation: Observation, action: Tensor) -> Tensor | None:
         if not self.fitted:
             return None
-        values = self.updater.critics(self._policy.encoder(observation), action)
+        values: Tensor = self.updater.critics(self._policy.encoder(observation), action)
         return values.std(0)
 
     def weights(self) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -88,7 +89,7 @@ class Critics(nn.Module):
         widths = [features + actions, hidden, hidden, 1]
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
-        for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
+        for inputs, outputs in pairwise(widths):
             bound = 1 / math.sqrt(inputs)
             self.weights.append(nn.Parameter(torch.empty(count, inputs, outputs).uniform_(-bound, bound)))
             self.biases.append(nn.Parameter(torch.zeros(count, 1, outputs)))
@@ -118,5 +119,6 @@ def shifted(picture: Tensor, pad: int) -> Tensor:
 @torch.no_grad()
 def follow(target: nn.Module, source: nn.Module, rate: float) -> None:
     """Move a target network towards its source: θ̄ ← (1 - τ) θ̄ + τ θ."""
-    theirs = list(source.parameters())
-    torch._foreach_lerp_(list(target.parameters()), theirs, rate)
+    mine: list[Tensor] = list(target.parameters())
+    theirs: list[Tensor] = list(source.parameters())
+    torch._foreach_lerp_(mine, theirs, rate)

@@ -199,14 +199,35 @@ class Replay:
         return {name: float(self.tensors[name][ready].float().mean()) for name in ("advised", "scored")}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return everything, by name."""
-        return dict(self.tensors)
+        """Return everything, by name; slots that were never written are left out."""
+        used = int(self.generation.view(self.worlds, self.slots).amax(0).ne(0).sum())
+        state = {"cursor": self.tensors["cursor"].clone()}
+        for name, tensor in self.tensors.items():
+            if name != "cursor":
+                state[name] = self._by_world(tensor)[:, :used].clone()
+        return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore `state_dict`; the caller has checked names and shapes."""
+        """Restore `state_dict`.
+
+        Raises:
+            ValueError: It is of another replay.
+        """
+        if wrong := sorted(state.keys() ^ self.tensors.keys()):
+            raise ValueError(f"the replay's state is of another replay: {', '.join(wrong)} in only one of them.")
         for name, tensor in self.tensors.items():
-            tensor.copy_(state[name])
+            mine = tensor if name == "cursor" else self._by_world(tensor)
+            saved = state[name]
+            fits = saved.shape[:1] + saved.shape[2:] == mine.shape[:1] + mine.shape[2:]
+            if not fits or saved.shape[1:2] > mine.shape[1:2]:
+                raise ValueError(f"the replay's {name} has shape {list(saved.shape)}, it has {list(mine.shape)}.")
+            tensor.zero_()
+            (mine if name == "cursor" else mine[:, : saved.shape[1]]).copy_(saved)
         self._candidates = None
+
+    def _by_world(self, tensor: Tensor) -> Tensor:
+        """Return a view [W, T, …] of a tensor with an entry a slot."""
+        return tensor.view(self.worlds, self.slots, *tensor.shape[1:])
 
     def _ready(self) -> Tensor:
         if self._candidates is None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from palaestra.agents.found_rl.config import Quality
 from palaestra.agents.vlm.core import (
     Act,
     Action,
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
     from palaestra.agents.found_rl.advice import Gives
     from palaestra.envs.driving.world import DrivingEnv
 
-Quality = Literal["oracle", "noisy", "blind", "partial", "random"]
 PEDALS = ("throttle", "steer", "brake")
 _NUMBER = r"-?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _FIELD = re.compile(rf'"?({"|".join(PEDALS)})"?\s*[:=]\s*({_NUMBER})(?![\w.])')
@@ -161,8 +162,7 @@ class ScriptedEngine:
         """
         self.quality, self.noise, self.seconds = quality, noise, seconds
         self.right = {"partial": right, "random": 0.0}.get(quality, 1.0)
-        self.version = f"scripted-{quality}"
-        self._random = torch.Generator().manual_seed(seed)
+        self.version, self.seed = f"scripted-{quality}", seed
 
     def check(self, ask: Ask) -> None:
         """Refuse what no `ScriptedTeacher` asks."""
@@ -175,16 +175,21 @@ class ScriptedEngine:
         return 1
 
     def answer(self, asks: Sequence[Ask]) -> list[Answer | Exception]:
-        """Answer in the order of asking."""
+        """Answer each; the same ask has the same answer, as of a model that does not draw."""
         if self.seconds:
             time.sleep(self.seconds)
         states = [ask.observation.state for ask in asks if isinstance(ask, Act)]
-        action = torch.cat([state for state in states if state is not None])
-        wild = 2 * torch.rand(action.shape, generator=self._random) - 1
-        right = torch.rand(len(action), 1, generator=self._random) < self.right
+        return [Action(write_pedals(self._worsened(state[0]))) for state in states if state is not None]
+
+    def _worsened(self, action: Tensor) -> Tensor:
+        if self.quality in ("oracle", "blind"):
+            return action
+        digest = hashlib.blake2b(action.numpy().tobytes(), digest_size=7, key=str(self.seed).encode()).digest()
+        draw = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
         if self.quality == "noisy":
-            action = (action + self.noise * torch.randn(action.shape, generator=self._random)).clamp(-1, 1)
-        return [Action(write_pedals(row)) for row in torch.where(right, action, wild)]
+            return (action + self.noise * torch.randn(2, generator=draw)).clamp(-1, 1)
+        wild = 2 * torch.rand(2, generator=draw) - 1
+        return action if float(torch.rand((), generator=draw)) < self.right else wild
 
     def load(self, path: Path) -> ScriptedEngine:
         """Refuse: there are no weights."""

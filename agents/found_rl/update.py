@@ -81,7 +81,8 @@ class Updater:
         config = self.config
         with torch.no_grad():
             following = self._seen(batch.following)
-            action, entropy = self._draw(following, noise, NOISE_CLIP)
+            mean, log_std = self.policy.actor(following)
+            action, entropy = self._draw(mean, log_std, noise, NOISE_CLIP)
             value = self.target(following, action).amin(0) + self._alpha() * entropy
             target = batch.reward + config.discount * ~batch.terminated * value
         features = self._seen(batch.observation)
@@ -99,9 +100,8 @@ class Updater:
         meter.add("reward", batch.reward.mean())
         return features.detach()
 
-    def _draw(self, features: Tensor, noise: float, most: float = math.inf) -> tuple[Tensor, Tensor]:
-        """Return drawn actions [N, A] and the entropy's sample [N], 0 for DrQ-v2."""
-        mean, log_std = self.policy.actor(features)
+    def _draw(self, mean: Tensor, log_std: Tensor, noise: float, most: float = math.inf) -> tuple[Tensor, Tensor]:
+        """Return actions [N, A] drawn as the actor says, and the entropy's sample [N], 0 for DrQ-v2."""
         if self.config.algorithm == "drqv2":
             moved = (noise * torch.randn_like(mean)).clamp(-most, most)
             return (torch.tanh(mean) + moved).clamp(-1 + 1e-6, 1 - 1e-6), mean.new_zeros(len(mean))
@@ -113,8 +113,8 @@ class Updater:
     def _act(self, batch: Batch, features: Tensor, weight: float, noise: float, meter: Meter) -> None:
         """Improve the actor, and the temperature of its entropy."""
         config = self.config
-        mean, _ = self.policy.actor(features)
-        action, entropy = self._draw(features, noise)
+        mean, log_std = self.policy.actor(features)
+        action, entropy = self._draw(mean, log_std, noise)
         self.critics.requires_grad_(False)
         values = self.critics(features, action)
         self.critics.requires_grad_(True)
@@ -124,7 +124,7 @@ class Updater:
         if config.actions:
             # SAC's released form leaves values as they are; DrQ-v2's, and ours, set them against the guidance.
             loss = loss if config.literal and config.algorithm == "sac" else scale * loss
-            loss = loss + weight * self._guidance(batch, features, mean, noise, meter)
+            loss = loss + weight * self._guidance(batch, features, mean, log_std, noise, meter)
         self._descend("actor", loss)
         meter.add("actor_loss", loss)
         if config.algorithm == "sac":
@@ -133,7 +133,9 @@ class Updater:
             meter.add("alpha", self.log_alpha.exp())
             meter.add("entropy", entropy.mean())
 
-    def _guidance(self, batch: Batch, features: Tensor, mean: Tensor, noise: float, meter: Meter) -> Tensor:
+    def _guidance(
+        self, batch: Batch, features: Tensor, mean: Tensor, log_std: Tensor, noise: float, meter: Meter
+    ) -> Tensor:
         """Return AWAG's term, and note how often its gate is open."""
         config = self.config
         with torch.no_grad():
@@ -148,7 +150,7 @@ class Updater:
         elif config.algorithm == "drqv2":
             cost = gaussian_cost(torch.tanh(mean), noise, batch.advice)
         else:
-            cost = squashed_cost(*self.policy.actor(features), batch.advice)
+            cost = squashed_cost(mean, log_std, batch.advice)
         return guided_action(weight, cost)
 
     def _clone(self, batch: Batch, meter: Meter) -> None:
@@ -175,7 +177,8 @@ class Updater:
         optimiser = self.optimisers[name]
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_([p for group in optimiser.param_groups for p in group["params"]], self.config.gradient_clip)
+        parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, self.config.gradient_clip)
         optimiser.step()
 
     def state_dict(self) -> dict[str, Tensor]:
