@@ -28,13 +28,13 @@ def test_the_most_doubtful_head_decides_and_nothing_flows_back() -> None:
 
 def test_a_value_learns_who_succeeds() -> None:
     torch.manual_seed(0)
-    features = torch.randn(400, 8)
-    success = (features[:, 0] > 0).float()
-    value = Value(8, heads=2)
+    value = Value(8, heads=2, hidden=32)
     optimiser = torch.optim.Adam(value.parameters(), 1e-2)
-    for _ in range(60):
+    for _ in range(100):
+        features = torch.randn(256, 8)
         optimiser.zero_grad()
-        value_loss(value.logits(features[:200]), success[:200]).backward()
+        value_loss(value.logits(features), (features[:, 0] > features[:, 1]).float()).backward()
         optimiser.step()
-    right = ((value(features[200:]) > 0.5) == success[200:].bool()).float().mean()
-    assert right > 0.85
+    features = torch.randn(1000, 8)
+    right = ((value(features) > 0.5) == (features[:, 0] > features[:, 1])).float().mean()
+    assert right > 0.9
