@@ -200,7 +200,8 @@ class Replay:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything, by name; slots that were never written are left out."""
-        used = int(self.generation.view(self.worlds, self.slots).amax(0).ne(0).sum())
+        written = self._by_world(self.generation).amax(0).nonzero().flatten()
+        used = int(written[-1]) + 1 if len(written) else 0
         state = {"cursor": self.tensors["cursor"].clone()}
         for name, tensor in self.tensors.items():
             if name != "cursor":
