@@ -101,6 +101,7 @@ class LockstepWorlds:
         self._row_seeds = row_seeds
         self._closed = False
         self._actions: Tensor
+        self._texts: list[str] | None
         self._over: Tensor
         self._done: Tensor
         self._fresh: Tensor
@@ -146,7 +147,11 @@ class LockstepWorlds:
                 )
             awaited = awaited.difference(sent)
         values = self._checked(rows, action)
-        self._actions = self._actions.index_copy(0, rows.to(self._device), values)
+        if isinstance(values, Tensor):
+            self._actions = self._actions.index_copy(0, rows.to(self._device), values)
+        else:
+            said = dict(enumerate(self._texts or ())) | dict(zip(rows.tolist(), values, strict=True))
+            self._texts = [said[row] for row in range(self.count)]
         self._awaited = awaited
 
     def recv(self) -> Step:
@@ -206,8 +211,11 @@ class LockstepWorlds:
 
     def _play(self, column: int) -> bool:
         """Play one action of every row and return whether no row is at or beyond its episode's end."""
-        action = self._actions[:, column].clone()
-        observation, rewards, ends, cuts, info = self.venv.step(action if self._torch else action.numpy())
+        action: Any = self._texts
+        if action is None:
+            action = self._actions[:, column].clone()
+            action = action if self._torch else action.numpy()
+        observation, rewards, ends, cuts, info = self.venv.step(action)
         began, alive = self._done, ~self._over
         self._view = self._see(observation)
         reward = tensor("reward", rewards, torch.float32, self.count, self._device)
@@ -347,7 +355,8 @@ class LockstepWorlds:
         self._torch = isinstance(leaf, Tensor)
         self._device = leaf.device if self._torch else torch.device("cpu")
         action = self.venv.single_action_space
-        kind = torch.int64 if isinstance(action, spaces.Discrete) else torch.from_numpy(np.empty(0, action.dtype)).dtype
+        self._texts = [""] * self.count if isinstance(action, spaces.Text) else None
+        kind = torch.int64 if not isinstance(action, spaces.Box) else torch.from_numpy(np.empty(0, action.dtype)).dtype
         self._actions = torch.zeros(self.count, self.spec.chunk, *(action.shape or ()), dtype=kind, device=self._device)
         self._every = self._handed = torch.arange(self.count, device=self._device)
         self._awaited = None
@@ -361,15 +370,17 @@ class LockstepWorlds:
     def _see(self, observation: Any) -> Observation:
         return observed(observation, self._layout, self.count, self.spec.id)
 
-    def _some_action(self) -> Tensor:
+    def _some_action(self) -> Tensor | list[str]:
         """Return the same random action for all rows, [count, C, …]."""
         space = copy.deepcopy(self.venv.single_action_space)
         space.seed(0)
+        if isinstance(space, spaces.Text):
+            return [space.sample()] * self.count
         action = torch.as_tensor(np.asarray(space.sample()))
         return action.expand(self.count, self.spec.chunk, *action.shape)
 
-    def _checked(self, rows: Tensor, action: Tensor | Sequence[str]) -> Tensor:
-        """Return actions [N, C, …] in the space's type, on the world's device; raise ValueError for wrong ones."""
+    def _checked(self, rows: Tensor, action: Tensor | Sequence[str]) -> Tensor | list[str]:
+        """Return actions [N, C, …] in the space's type, on the world's device, or N texts; raise for wrong ones."""
         shape = (len(rows), self.spec.chunk, *self._actions.shape[2:])
         if (
             isinstance(action, Tensor)
@@ -379,6 +390,5 @@ class LockstepWorlds:
             and bool(torch.isfinite(action).all())
         ):
             return action.to(self._actions)  # looked at where it lies; all else is looked at on the CPU
-        return torch.as_tensor(checked_actions(self.spec.action, rows.tolist(), action, self.spec.chunk)).to(
-            self._actions
-        )
+        values = checked_actions(self.spec.action, rows.tolist(), action, self.spec.chunk)
+        return values if isinstance(values, list) else torch.as_tensor(values).to(self._actions)

@@ -26,6 +26,7 @@ import gymnasium
 import torch
 from gymnasium.vector import VectorEnv
 
+from palaestra.envs.android.world import WORLDS as ANDROID
 from palaestra.envs.core import Worlds
 from palaestra.envs.driving.world import WORLDS as DRIVING
 from palaestra.envs.lockstep import LockstepWorlds
@@ -39,7 +40,7 @@ Factory = Callable[..., gymnasium.Env[Any, Any] | VectorEnv[Any, Any, Any]]
 
 _COUNTS = ("count", "num_envs")
 _MANISKILL = "maniskill/"
-_registered: dict[str, Factory] = {"toy/reach-v0": ReachEnv, **DRIVING}
+_registered: dict[str, Factory] = {"toy/reach-v0": ReachEnv, **DRIVING, **ANDROID}
 
 
 def make(

@@ -45,10 +45,13 @@ def world_spec(venv: VectorEnv[Any, Any, Any], layout: Layout, id: str, chunk: i
     """Return what `venv` declares; `max_steps` counts where neither its spec nor `max_episode_steps` says it.
 
     Raises:
-        TypeError: For an action space that is neither a `Box` nor a `Discrete`.
+        TypeError: For an action space that is neither a `Box`, a `Discrete` nor a `Text`.
+        ValueError: For texts in chunks of more than one.
     """
-    if not isinstance(venv.single_action_space, (spaces.Box, spaces.Discrete)):
-        raise TypeError(f"{id}: the action space is {venv.single_action_space}, expected a Box or a Discrete.")
+    if not isinstance(venv.single_action_space, (spaces.Box, spaces.Discrete, spaces.Text)):
+        raise TypeError(f"{id}: the action space is {venv.single_action_space}, expected a Box, a Discrete or a Text.")
+    if isinstance(venv.single_action_space, spaces.Text) and chunk > 1:
+        raise ValueError(f"chunk is {chunk}, but {id} takes texts, one a step: expected 1.")
     known = venv.spec
     success = ""
     if known is not None and known.reward_threshold is not None:

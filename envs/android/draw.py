@@ -136,4 +136,4 @@ def colored(canvas: np.ndarray, palette: np.ndarray, out: np.ndarray) -> None:
     if (height, width) != canvas.shape:
         rows, columns = np.arange(height) * TALL // height, np.arange(width) * WIDTH // width
         canvas = canvas[rows[:, None], columns]
-    np.take(palette, canvas, axis=0, out=out)
+    np.take(palette, canvas, axis=0, out=out, mode="clip")  # "raise" would copy

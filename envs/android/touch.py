@@ -87,7 +87,10 @@ def _scroll(device: Device, down: float, direction: str) -> bool:
             return True
     if device.shown.swipe is None:
         return False
+    before = dict(page.state)
     device.shown.swipe(direction)
+    if page.state == before:
+        return False
     device.changed()
     return True
 
@@ -153,15 +156,17 @@ def back(device: Device) -> bool:
     elif device.page.state.get("dialog"):
         device.page.state["dialog"] = ""
     else:
-        at_home = device.page.package == LAUNCHER and not device.page.state
+        if device.page.package == LAUNCHER and not device.page.state:
+            return False
         device.finish()
-        return not at_home
     device.changed()
     return True
 
 
 def home(device: Device) -> bool:
     """Press home: the home screen is seen, a popup is gone."""
+    if device.page.package == LAUNCHER and not device.page.state and not device.state.shade and not device.state.popup:
+        return False
     device.state.popup = None
     device.home()
     return True

@@ -63,12 +63,14 @@ def submit(device: Device, page: Page, field: str) -> None:
 app.submits.update(tab=submit, web=submit)
 
 
-def _bar(device: Device, page: Page, shown: str) -> View:
-    focused = device.state.focus == "url"
-    text = page.texts.get("url", "")
-    text = text[-12:] + "_" if focused else shown[:14]
-    inside = View(2, 2, 58, text=text or "Search or type", ink=INK if text else FAINT)
-    field = View(1, 1, 62, 9, fill=LINE, field="url", name="url", kind="EditText", children=[inside])
+def _bar(device: Device, page: Page, host: str) -> View:
+    focused, text = device.state.focus == "url", page.texts.get("url", "")
+    shown = text[-12:] + "_" if focused else host
+    inside = [View(2, 2, 58, text=shown or "Search or type", ink=INK if shown else FAINT)]
+    if focused and text:
+        inside.append(View(54, 0, 8, 8, icon="close", ink=FAINT, tap=partial(page.texts.update, url=""),
+                           name="clear url"))  # fmt: skip
+    field = View(1, 1, 62, 9, fill=LINE, field="url", name="url", kind="EditText", children=inside)
     return View(height=11, fill=BAR, children=[field], kind="Toolbar")
 
 

@@ -14,6 +14,7 @@ from palaestra.envs.android.tasks.template import Params, Split, Template, choic
 
 PACKAGE = "com.google.android.deskclock"
 _ROWS = (f"{PACKAGE}/alarms/",)
+_DURATIONS = [(minutes, seconds) for minutes in range(1, 60) for seconds in (0, 15, 30, 45)]
 _TIMES = [(hour, minute) for hour in range(24) for minute in range(0, 60, 5)]
 
 
@@ -110,13 +111,15 @@ def _delete(hand: Hand, params: Params) -> Action | None:
 
 
 def _duration(random: Random, split: Split) -> Params:
-    minutes, seconds = choice(random, [(m, s) for m in range(1, 60) for s in (0, 15, 30, 45)], split, "timers")
+    minutes, seconds = choice(random, _DURATIONS, split, "timers")
     return {"minutes": minutes, "seconds": seconds, "digits": f"{minutes}{seconds:02d}"}
 
 
 def _timed(hand: Hand, params: Params) -> Action | None:
     def keys() -> Action | None:
         typed = hand.device.table(PACKAGE, "timer")[1]["entered"]
+        if typed == params["digits"]:
+            return None
         return hand.tap(params["digits"][len(typed)] if params["digits"].startswith(typed) else "<")
 
     return hand.route(PACKAGE, {

@@ -16,13 +16,12 @@ from palaestra.envs.android.tasks.people import same
 from palaestra.envs.android.tasks.template import Params, Split, Template, choice
 
 PACKAGE, CALCULATOR = "com.simplemobiletools.calendar.pro", "com.google.android.calculator"
+_PAIRS = [(one, two) for one in range(2, 100) for two in range(2, 100)]
 _ROWS = (f"{PACKAGE}/events/",)
 
 
 def _event(random: Random, split: Split) -> Params:
-    title, day, hour = choice(
-        random, [(title, day, hour) for title in EVENTS for day in (0, 1, 2) for hour in range(10, 15)], split, "events"
-    )
+    title, day, hour = choice(random, EVENTS, split, "events"), random.randrange(3), random.randrange(10, 15)
     date = time.strftime("%a %d", time.gmtime(START + day * DAY))
     return {"title": title, "day": day, "hour": hour, "date": date, "time": f"{hour:02d}:00"}
 
@@ -71,8 +70,7 @@ def _shown(device: Device, params: Params) -> bool:
 
 
 def _sum(random: Random, split: Split) -> Params:
-    pairs = [(one, two) for one in range(2, 100) for two in range(2, 100)]
-    one, two = choice(random, pairs, split, "sums")
+    one, two = choice(random, _PAIRS, split, "sums")
     return {"line": f"{one}{random.choice('+-*')}{two}"}
 
 

@@ -18,6 +18,9 @@ PACKAGE = "com.android.settings"
 _SWITCHES = [
     (group, *entry[:5], on) for group, entries in SWITCHES.items() for entry in entries for on in (True, False)
 ]
+_PAIRS = [
+    (one, two) for one in _SWITCHES for two in _SWITCHES if one[3] != two[3] and "airplane_mode_on" not in one + two
+]
 _SLIDERS = {
     "brightness": ("display", "screen_brightness", "1", "255", "128"),
     "volume": ("sound", "volume_music", "0", "15", "5"),
@@ -66,10 +69,7 @@ def _turn(hand: Hand, params: Params) -> Action | None:
 
 
 def _two(random: Random, split: Split) -> Params:
-    different = [
-        (one, two) for one in _SWITCHES for two in _SWITCHES if one[3] != two[3] and "airplane_mode_on" not in one + two
-    ]
-    one, two = choice(random, different, split, "pairs")
+    one, two = choice(random, _PAIRS, split, "pairs")
     return {"one": _switch(one), "two": _switch(two), "first": one[1], "how": "on" if one[6] else "off",
             "second": two[1], "then": "on" if two[6] else "off"}  # fmt: skip
 

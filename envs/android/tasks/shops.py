@@ -15,6 +15,8 @@ from palaestra.envs.android.tasks.people import same
 from palaestra.envs.android.tasks.template import Goal, Oracle, Params, Split, Template, choice
 
 PACKAGE = "com.android.chrome"
+_GOODS = [(host, item) for host in SITES for item in ITEMS]
+_QUERIES = [f"{adjective} {item}".lower() for adjective in ADJECTIVES for item in ITEMS]
 Which = Callable[[Device, Params], Product]
 
 
@@ -23,13 +25,12 @@ def _site(random: Random, split: Split) -> Params:
 
 
 def _item(random: Random, split: Split) -> Params:
-    host, item = choice(random, [(host, item) for host in SITES for item in ITEMS], split, "goods")
+    host, item = choice(random, _GOODS, split, "goods")
     return {"host": host, "item": item}
 
 
 def _words(random: Random, split: Split) -> Params:
-    pairs = [f"{adjective} {item}".lower() for adjective in ADJECTIVES for item in ITEMS]
-    return {"words": choice(random, pairs, split, "words")}
+    return {"words": choice(random, _QUERIES, split, "words")}
 
 
 def at(device: Device) -> Address | None:
@@ -134,11 +135,9 @@ def _on_engine(device: Device, params: Params) -> bool:
 
 def _ask_engine(hand: Hand, params: Params) -> Action | None:
     def step() -> Action | None:
-        if hand.device.state.focus == "url" and same(hand.device.page.texts.get("url"), params["words"]):
-            return Action("PRESS_ENTER")
-        if hand.device.state.focus != "url":
-            return hand.tap("url")
-        return Action("PRESS_BACK") if hand.device.page.texts.get("url") else Action("TYPE", text=params["words"])
+        if not same(hand.device.page.texts.get("url"), params["words"]):
+            return hand.write("url", "url", params["words"])
+        return Action("PRESS_ENTER") if hand.device.state.focus == "url" else hand.tap("url")
 
     return hand.route(PACKAGE, {"tab": step})
 

@@ -14,11 +14,12 @@ from palaestra.envs.android.tasks.people import same
 from palaestra.envs.android.tasks.template import Oracle, Params, Split, Template, choice
 
 PACKAGE, NOTES_PACKAGE = "com.google.android.documentsui", "net.gsantner.markor"
+_NAMES = [(stem, number) for stem in FILES for number in range(100, 120)]
 _FILE = ("file:",)
 
 
 def _file(random: Random, split: Split) -> Params:
-    stem, number = choice(random, [(stem, number) for stem in FILES for number in range(100, 120)], split, "files")
+    stem, number = choice(random, _NAMES, split, "files")
     source, target = random.sample(FOLDERS, 2)
     return {"file": f"{stem}{number}.{ENDINGS.get(stem, 'pdf')}", "folder": source, "target": target}
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from random import Random
 from typing import Any, Literal
 
@@ -78,16 +78,17 @@ class Task:
         return self.template.goal(device, self.params) and not self.damage(device)
 
 
-def in_split(what: str, split: Split) -> bool:
-    """Whether a parameter belongs to a split: a quarter of all, by hash, is for tests."""
-    return (zlib.crc32(what.encode()) % 4 == 0) == (split == "test")
-
-
 def choice(random: Random, options: Sequence[Any], split: Split, salt: str = "") -> Any:
     """Return one of the options that belong to a split; every fourth, after a fixed shuffle, is for tests."""
-    order = list(options)
+    return options[random.choice(_share(len(options), split, salt))]
+
+
+@lru_cache(maxsize=256)
+def _share(count: int, split: Split, salt: str) -> list[int]:
+    """Return the indices that belong to a split."""
+    order = list(range(count))
     Random(f"split {salt}").shuffle(order)
-    return random.choice([option for index, option in enumerate(order) if (index % 4 == 3) == (split == "test")])
+    return [index for place, index in enumerate(order) if (place % 4 == 3) == (split == "test")]
 
 
 def start(device: Device, template: Template, seed: int, split: Split) -> Task:
