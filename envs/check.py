@@ -145,7 +145,7 @@ def _faults(named: Source, turns: int) -> Finding:
             warnings.simplefilter("ignore")  # the pool's own, of the faults that are meant
             worlds = breaking(named).worlds(2, workers=None if named.single is None else 2)
             try:
-                play = Play(worlds, 0, turns, 0, episodes_wanted=1)
+                play = Play(worlds, 0, turns + 1, 0, episodes_wanted=1)  # the broken episode takes a turn
             finally:
                 worlds.close()
     except (ValueError, RuntimeError) as error:

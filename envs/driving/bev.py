@@ -118,8 +118,8 @@ class Scene:
         """Return how many numbers a scene of so many vehicles (the ego counted) and walkers has."""
         return 2 + len(AGO) * (1 + 4 * vehicles + 2 * walkers) + 2 * vehicles
 
-    def __getitem__(self, rows: slice) -> Scene:
-        """Return the scenes of some worlds."""
+    def __getitem__(self, rows: slice | Tensor) -> Scene:
+        """Return the scenes of some worlds, [N] int64 or a slice."""
         return Scene(
             self.map[rows], self.route[rows], self.seconds[rows], self.sizes[rows], self.vehicles[rows],
             self.walkers[rows],

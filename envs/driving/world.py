@@ -15,12 +15,10 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from palaestra.envs.driving.arena import SPACING, Arena, Control
-from palaestra.envs.driving.bev import CHANNELS, Scene
 from palaestra.envs.driving.compile import build_arena
 from palaestra.envs.driving.dynamics import move_ego
 from palaestra.envs.driving.maps import Split, suite
-from palaestra.envs.driving.observe import WIDTH, observe
-from palaestra.envs.driving.painter import Painter
+from palaestra.envs.driving.observe import observe
 from palaestra.envs.driving.rewards import completion, found_rl, wanted_share
 from palaestra.envs.driving.route import follow, row_at
 from palaestra.envs.driving.rules import judge
@@ -31,15 +29,12 @@ from palaestra.envs.driving.surroundings import surroundings, time_to_collision
 from palaestra.envs.driving.tables import OfRoute, tabulate
 from palaestra.envs.driving.traffic import drive, lane_rows
 from palaestra.envs.driving.turns import take_turn
+from palaestra.envs.driving.views import Observed, View, Views
 from palaestra.envs.driving.walkers import walk
 from palaestra.envs.driving.watch import PERIOD, look, slots_of
 
 STARTS = 1024
 """How many worlds start at a time, which bounds the memory that a start takes."""
-
-
-Observed = Tensor | dict[str, Tensor]
-"""A state vector a world, or that beside views or scenes."""
 
 
 class DrivingEnv(VectorEnv[Observed, Tensor, Tensor]):
@@ -87,7 +82,7 @@ class DrivingEnv(VectorEnv[Observed, Tensor, Tensor]):
         reward: Literal["found-rl", "completion"] = "found-rl",
         endings: Literal["train", "evaluation"] = "train",
         max_episode_steps: int | None = None,
-        view: Literal["state", "bev", "scene"] = "state",
+        view: View = "state",
         pixels: int = 64,
     ) -> None:
         """Build the maps; no world has started yet.
@@ -124,10 +119,9 @@ class DrivingEnv(VectorEnv[Observed, Tensor, Tensor]):
         self.reward, self.endings = reward, endings
         longest = float(arena.route_count.max()) * SPACING
         self.max_episode_steps = max_episode_steps or int((2 * longest / cruise + 30) / DT)
-        self.view = view
-        self.painter = Painter(self.arena, self.tables.signals, pixels) if view != "state" else None
-        self._views: list[Tensor] = []
-        self.single_observation_space = _space(view, pixels, Scene.width(vehicles + 1, walkers))
+        self._views = Views(self.arena, self.tables.signals, view, pixels)
+        self.painter = self._views.painter
+        self.single_observation_space = self._views.space(vehicles + 1, walkers)
         self.single_action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
         self.observation_space = batch_space(self.single_observation_space, count)
         self.action_space = batch_space(self.single_action_space, count)
@@ -163,14 +157,10 @@ class DrivingEnv(VectorEnv[Observed, Tensor, Tensor]):
             mask = torch.as_tensor(options["reset_mask"], dtype=torch.bool, device=self.device)
         rows = mask.nonzero().flatten()
         self._stream = torch.where(mask, stream, self._stream)
-        for part in rows.split(STARTS) if len(rows) else ():
-            begun = start(self.arena, self.tables, self._stream[part], self._drivers + 1, self._walkers)
-            self.state.write(part, begun)
-            self.record.clear(part)
-        row = row_at(self.state, self.tables)
-        rest = self._look_ahead(row)
-        observation = self._shown(observe(self.state, self.tables, surroundings(self.state), row, self._light, rest))
-        return observation, {"success": self.record.success()}
+        vectors = [self._start(part) for part in rows.split(STARTS) if len(part)]
+        known = self._views.known and len(rows) < self.num_envs
+        shown = self._views.some(self.state, rows, vectors) if known else self.observe()
+        return shown, {"success": self.record.success()}
 
     def step(self, actions: Tensor) -> tuple[Observed, Tensor, Tensor, Tensor, dict[str, Any]]:
         """Drive every world one step. Returns observation, reward, terminated, truncated, info.
@@ -189,7 +179,7 @@ class DrivingEnv(VectorEnv[Observed, Tensor, Tensor]):
 
         around = surroundings(state)
         verdict = judge(state, self.arena, self.tables, around, self.record, before, started, self._light)
-        rest = self._look_ahead(row)
+        self._light, rest = self._look_ahead(state, row)
         outside = verdict.off_road | verdict.oncoming
         self.record.add(state, verdict.infractions, outside, verdict.arrived, time_to_collision(state, around))
         lost = verdict.astray | verdict.blocked
@@ -205,21 +195,16 @@ class DrivingEnv(VectorEnv[Observed, Tensor, Tensor]):
             reward = completion(ego.progress - started, length, verdict, lost)
         if broken is not None:
             reward = reward.masked_fill(broken, torch.nan)
-        observation = self._shown(observe(state, self.tables, around, row, self._light, rest))
+        observation = self._views.all(state, observe(state, self.tables, around, row, self._light, rest))
         metrics = self.record.metrics(state, self.tables)
         return observation, reward, terminated, truncated, {"success": metrics["success"], "metrics": metrics}
 
-    def _shown(self, state: Tensor) -> Observed:
-        """Return what the worlds show beside their state vectors [W, 88]."""
-        if self.painter is None:
-            return state
-        scene = Scene.of(self.state)
-        if self.view == "scene":
-            return {"scene": scene.flat(), "state": state}
-        if len(self._views) < 2:
-            self._views.append(self.painter.blank(self.num_envs))
-        self._views.reverse()
-        return {"bev": self.painter.paint(scene, self._views[0]), "state": state}
+    def observe(self) -> Observed:
+        """Return what all worlds show now."""
+        row = row_at(self.state, self.tables)
+        self._light, rest = self._look_ahead(self.state, row)
+        around = surroundings(self.state)
+        return self._views.all(self.state, observe(self.state, self.tables, around, row, self._light, rest))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return copies of all that worlds are, to be loaded into as many worlds with the same options."""
@@ -244,6 +229,7 @@ class DrivingEnv(VectorEnv[Observed, Tensor, Tensor]):
         for name, tensor in mine.items():
             tensor.copy_(saved[name])
         self.state.past.cursor = int(saved["cursor"])
+        self.observe()
 
     def _tensors(self) -> dict[str, Tensor]:
         """Return every tensor that changes, by name."""
@@ -273,15 +259,25 @@ class DrivingEnv(VectorEnv[Observed, Tensor, Tensor]):
         if self._walkers:
             walk(state, tables, chance[:, 1])
 
-    def _look_ahead(self, row: Tensor) -> Tensor:
-        """Note what the egos' next signals show, tell the traffic whether they come, and return the phase's rest."""
-        ego = self.state.ego
+    def _start(self, rows: Tensor) -> Tensor:
+        """Start some worlds ([N] int64) from their streams and return their state vectors [N, 88]."""
+        begun = start(self.arena, self.tables, self._stream[rows], self._drivers + 1, self._walkers)
+        row = row_at(begun, self.tables)
+        light, rest = self._look_ahead(begun, row)
+        self._light = self._light.index_copy(0, rows, light)
+        self.state.write(rows, begun)
+        self.record.clear(rows)
+        return observe(begun, self.tables, surroundings(begun), row, light, rest)
+
+    def _look_ahead(self, state: State, row: Tensor) -> tuple[Tensor, Tensor]:
+        """Tell the traffic whether the egos come, and return what their next signals show and the phase's rest."""
+        ego = state.ego
         ahead = ego.progress < row[:, OfRoute.LINE]
-        light, rest = lights(self.tables.signals, row[:, OfRoute.GROUP].long(), self.state.clocks.seconds())
-        self._light = light * ahead
+        light, rest = lights(self.tables.signals, row[:, OfRoute.GROUP].long(), state.clocks.seconds())
+        light = light * ahead
         sign = (row[:, OfRoute.CONTROL] == Control.STOP) & ahead & ~ego.halted
-        torch.logical_and(self._light != Light.RED, ~sign, out=self.state.vehicles.coming[:, 0])
-        return rest
+        torch.logical_and(light != Light.RED, ~sign, out=state.vehicles.coming[:, 0])
+        return light, rest
 
     def _checked(self, actions: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return actions in the box, and which worlds' are not finite, where that is not known to be none."""
@@ -298,16 +294,6 @@ class DrivingEnv(VectorEnv[Observed, Tensor, Tensor]):
                 "numbers in [-1, 1]."
             )
         return action.clamp(-1, 1), None
-
-
-def _space(view: str, pixels: int, scene: int) -> gymnasium.Space[Any]:
-    """Return what one world shows."""
-    state = gymnasium.spaces.Box(-np.inf, np.inf, (WIDTH,), np.float32)
-    if view == "state":
-        return state
-    bev = gymnasium.spaces.Box(0, 255, (pixels, pixels, CHANNELS), np.uint8)
-    rows = gymnasium.spaces.Box(-np.inf, np.inf, (scene,), np.float32)
-    return gymnasium.spaces.Dict({"bev": bev, "state": state} if view == "bev" else {"scene": rows, "state": state})
 
 
 def _check(name: str, value: str, valid: Sequence[str]) -> None:

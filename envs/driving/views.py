@@ -1,0 +1,82 @@
+"""What worlds show: their state vectors, and beside them bird's-eye views or the scenes that those are painted from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import gymnasium
+import numpy as np
+import torch
+from torch import Tensor
+
+from palaestra.envs.driving.arena import Arena
+from palaestra.envs.driving.bev import CHANNELS, Scene
+from palaestra.envs.driving.observe import WIDTH
+from palaestra.envs.driving.painter import Painter
+from palaestra.envs.driving.state import State
+
+Observed = Tensor | dict[str, Tensor]
+"""A state vector a world, or that beside views or scenes."""
+View = Literal["state", "bev", "scene"]
+
+
+class Views:
+    """What all worlds showed last. Two tensors of bird's-eye views take turns: each stays while the next is painted."""
+
+    def __init__(self, arena: Arena, signals: Tensor, view: View, pixels: int) -> None:
+        """Draw the atlas where views are painted; see `painter.Painter`."""
+        self.view: View = view
+        self.painter = None if view == "state" else Painter(arena, signals, pixels)
+        self._spare: Tensor | None = None
+        self._last: dict[str, Tensor] = {}
+
+    def space(self, vehicles: int, walkers: int) -> gymnasium.Space[Any]:
+        """Return the space of what one world shows, with so many vehicles (the ego counted) and walkers."""
+        state = gymnasium.spaces.Box(-np.inf, np.inf, (WIDTH,), np.float32)
+        if self.painter is None:
+            return state
+        if self.view == "bev":
+            side = self.painter.pixels
+            other = gymnasium.spaces.Box(0, 255, (side, side, CHANNELS), np.uint8)
+        else:
+            other = gymnasium.spaces.Box(-np.inf, np.inf, (Scene.width(vehicles, walkers),), np.float32)
+        return gymnasium.spaces.Dict({self.view: other, "state": state})
+
+    def all(self, state: State, vectors: Tensor) -> Observed:
+        """Return what all worlds show, whose state vectors are [W, 88]."""
+        shown = {"state": vectors}
+        if self.view == "scene":
+            shown["scene"] = Scene.of(state).flat()
+        elif self.painter is not None:
+            shown["bev"] = self.painter.paint(Scene.of(state), self._canvas(state.worlds))
+        return self._kept(shown)
+
+    @property
+    def known(self) -> bool:
+        """Whether anything was shown yet."""
+        return bool(self._last)
+
+    def some(self, state: State, rows: Tensor, vectors: Sequence[Tensor]) -> Observed:
+        """Return what all worlds showed last but for some ([N] int64), whose state vectors are now these [N, 88]."""
+        if not len(rows):
+            return self._shown()
+        shown = {"state": self._last["state"].index_copy(0, rows, torch.cat(tuple(vectors)))}
+        if self.view == "scene":
+            shown["scene"] = self._last["scene"].index_copy(0, rows, Scene.of(state)[rows].flat())
+        elif self.painter is not None:
+            canvas = self._canvas(state.worlds).copy_(self._last["bev"])
+            shown["bev"] = canvas.index_copy_(0, rows, self.painter.paint(Scene.of(state)[rows]))
+        return self._kept(shown)
+
+    def _canvas(self, worlds: int) -> Tensor:
+        """Return the tensor that was shown before the last one."""
+        assert self.painter is not None
+        return self.painter.blank(worlds) if self._spare is None else self._spare
+
+    def _kept(self, shown: dict[str, Tensor]) -> Observed:
+        self._spare, self._last = self._last.get("bev"), shown
+        return self._shown()
+
+    def _shown(self) -> Observed:
+        return self._last["state"] if self.painter is None else dict(self._last)
