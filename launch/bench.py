@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from palaestra.launch.bench_driving import driving
 from palaestra.launch.bench_exploration import exploration
 from palaestra.launch.bench_server import server
 
@@ -76,7 +77,12 @@ def worlds(
     return result
 
 
-BENCHES: dict[str, Callable[..., dict[str, Any]]] = {"worlds": worlds, "exploration": exploration, "server": server}
+BENCHES: dict[str, Callable[..., dict[str, Any]]] = {
+    "worlds": worlds,
+    "exploration": exploration,
+    "server": server,
+    "driving": driving,
+}
 """The benches by name. Each returns what it measured, ready to be written as JSON."""
 
 
