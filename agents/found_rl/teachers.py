@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 PEDALS = ("throttle", "steer", "brake")
 _NUMBER = r"-?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
-_FIELD = re.compile(rf'"?({"|".join(PEDALS)})"?\s*[:=]\s*({_NUMBER})(?![\w.])')
+_FIELD = re.compile(rf'"?({"|".join(PEDALS)})"?\s*[:=]\s*({_NUMBER})(?!\w|\.\d)')
 
 
 def read_pedals(text: str) -> Tensor:
