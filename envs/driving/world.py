@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, ClassVar, Literal
 
 import gymnasium
@@ -15,10 +15,13 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from palaestra.envs.driving.arena import SPACING, Arena, Control
+from palaestra.envs.driving.bev import Scene
 from palaestra.envs.driving.compile import build_arena
 from palaestra.envs.driving.dynamics import move_ego
 from palaestra.envs.driving.maps import Split, suite
 from palaestra.envs.driving.observe import observe
+from palaestra.envs.driving.painter import Painter
+from palaestra.envs.driving.picture import SIDE, coloured, frames
 from palaestra.envs.driving.rewards import completion, found_rl, wanted_share
 from palaestra.envs.driving.route import follow, row_at
 from palaestra.envs.driving.rules import judge
@@ -64,7 +67,7 @@ class DrivingEnv(VectorEnv[Observed, Tensor, Tensor]):
 
     metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
         "autoreset_mode": AutoresetMode.DISABLED,
-        "render_modes": [],
+        "render_modes": ["rgb_array"],
         "render_fps": 10,
     }
 
@@ -84,6 +87,7 @@ class DrivingEnv(VectorEnv[Observed, Tensor, Tensor]):
         max_episode_steps: int | None = None,
         view: View = "state",
         pixels: int = 64,
+        render_mode: Literal["rgb_array"] | None = None,
     ) -> None:
         """Build the maps; no world has started yet.
 
@@ -102,6 +106,7 @@ class DrivingEnv(VectorEnv[Observed, Tensor, Tensor]):
             max_episode_steps: By default twice what the longest route takes at `cruise`, and 30 s.
             view: What is shown beside the state: nothing, bird's-eye views, or what those are drawn from.
             pixels: The side of the bird's-eye views: 32, 64, 96 or 192.
+            render_mode: "rgb_array" where `render` is wanted.
 
         Raises:
             ValueError: For a suite, a reward or an ending that is none, or more vehicles than a map has room for.
@@ -116,6 +121,7 @@ class DrivingEnv(VectorEnv[Observed, Tensor, Tensor]):
         self.arena = arena.to(self.device)
         self.tables = tabulate(self.arena)
         self.cruise = cruise
+        self.render_mode = render_mode
         self.reward, self.endings = reward, endings
         longest = float(arena.route_count.max()) * SPACING
         self.max_episode_steps = max_episode_steps or int((2 * longest / cruise + 30) / DT)
@@ -205,6 +211,20 @@ class DrivingEnv(VectorEnv[Observed, Tensor, Tensor]):
         self._light, rest = self._look_ahead(self.state, row)
         around = surroundings(self.state)
         return self._views.all(self.state, observe(self.state, self.tables, around, row, self._light, rest))
+
+    def picture(self, rows: Tensor) -> Tensor:
+        """Return colour pictures of some worlds ([N] int64) as models are shown them, [N, 192, 192, 3] uint8."""
+        return coloured(self._drawer.paint(Scene.of(self.state)[rows]))
+
+    def render(self) -> tuple[np.ndarray, ...]:
+        """Return a frame of each world for people, [424, 384, 3] uint8; see `picture.frames`."""
+        every = torch.arange(self.num_envs, device=self.device)
+        return tuple(frames(self._drawer, self.state, every, self.cruise).cpu().numpy())
+
+    @cached_property
+    def _drawer(self) -> Painter:
+        painter = self.painter
+        return painter if painter and painter.pixels == SIDE else Painter(self.arena, self.tables.signals, SIDE)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return copies of all that worlds are, to be loaded into as many worlds with the same options."""
