@@ -78,20 +78,12 @@ class Policy(Protocol):
         ...
 
 
-class Learner(Protocol):
-    """All that training needs."""
+class Trained(Protocol):
+    """What a run evaluates, saves and restores, however it learns."""
 
     @property
     def policy(self) -> Policy:
         """The policy as it would be deployed (a flow policy: its ODE, without exploration noise)."""
-        ...
-
-    def act(self, observation: Observation) -> Decision:
-        """Decide for N worlds, exploring, with the trace that `learn` needs."""
-        ...
-
-    def learn(self, rollout: Rollout) -> dict[str, float]:
-        """Improve from one rollout and return metrics."""
         ...
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -100,6 +92,18 @@ class Learner(Protocol):
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore `state_dict`; raises on any missing, unknown or misshaped entry."""
+        ...
+
+
+class Learner(Trained, Protocol):
+    """What learns from rollouts of decisions."""
+
+    def act(self, observation: Observation) -> Decision:
+        """Decide for N worlds, exploring, with the trace that `learn` needs."""
+        ...
+
+    def learn(self, rollout: Rollout) -> dict[str, float]:
+        """Improve from one rollout and return metrics."""
         ...
 
 

@@ -16,7 +16,7 @@ import tyro
 
 def train_command(words: Sequence[str]) -> int:
     """Train a recipe by name, or go on with a run."""
-    from palaestra.launch.config import FoundRLOptions, FoundRLRecipe, TrainOptions, tuning_from_json
+    from palaestra.launch.config import options_of, tuning_from_json
     from palaestra.launch.recipes import RECIPES, TUNINGS, recipe_named
     from palaestra.launch.report import write_report
     from palaestra.launch.train import resume, train
@@ -35,7 +35,7 @@ def train_command(words: Sequence[str]) -> int:
             print(f"palaestra train RECIPE [options], where RECIPE is one of\n{names}\n\npalaestra train --resume RUN")
             return 0 if words else 2
         recipe = recipe_named(words[0])
-        default = FoundRLOptions(recipe) if isinstance(recipe, FoundRLRecipe) else TrainOptions(recipe)
+        default = options_of(recipe)
         options = _options(type(default), default, words)
         run = train(options.recipe, _folder(options))
     _film(run)

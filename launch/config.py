@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
+from palaestra.agents.digirl.config import DigiRLConfig
 from palaestra.agents.flow.imitation import ImitationConfig
 from palaestra.agents.flow.pi_rl import PiRLConfig
 from palaestra.agents.found_rl.config import FoundRLConfig, Quality
@@ -181,7 +182,74 @@ class FoundRLRecipe:
     """Trackers besides TensorBoard and metrics.jsonl, which are always written."""
 
 
-AnyRecipe = Recipe | FoundRLRecipe
+@dataclass(frozen=True)
+class DigiRLRecipe:
+    """DigiRL, whole: imitation of an expert, an offline stage, then rounds of playing and learning."""
+
+    name: str = "digirl-phone"
+    """What the run is called in tables."""
+    world: WorldConfig = field(
+        default_factory=lambda: WorldConfig(
+            id="android/general-v0", count=64, chunk=1, options={"level": 1, "preset": "wild", "max_steps": 10}
+        )
+    )
+    """The phones, one episode of each in a round."""
+    evaluation: dict[str, str | int | float | bool] = field(default_factory=lambda: {"split": "test"})
+    """Options of the phones that are evaluated on, beside the others: other tasks."""
+    demonstration: dict[str, str | int | float | bool] = field(default_factory=lambda: {"preset": "calm"})
+    """Options of the phones that the expert is shown on, beside the others: tamer ones."""
+    demonstrations: int = 256
+    """Episodes of the expert that are imitated."""
+    cameras: tuple[str, ...] = ("screen",)
+    """Pictures that the agent looks at; the value functions also see the step before."""
+    base: str = ""
+    """Folder of the checkpoint to start from; where empty, a tiny one with random weights is built."""
+    image_size: int = 64
+    """Side in pixels to which the tiny checkpoint resizes pictures."""
+    vocabulary: int = 900
+    """Tokens of the tiny checkpoint."""
+    longest: int = 60
+    """Tokens that an action may have."""
+    temperature: float = 1.0
+    """Of the actor's sampling, in training and in evaluation as in the paper."""
+    imitation: SFTConfig = field(default_factory=lambda: SFTConfig(steps=800, learning_rate=2e-3, grouped=False))
+    """Supervised fine-tuning on the demonstrations."""
+    actor: SFTConfig = field(
+        default_factory=lambda: SFTConfig(schedule="constant", warmup=10, learning_rate=2e-4, weight_decay=0.0)
+    )
+    """The actor's optimiser; its number of steps is not read."""
+    learner: Annotated[DigiRLConfig, tyro.conf.arg(name="")] = field(default_factory=DigiRLConfig)
+    """What is learnt from what."""
+    offline_episodes: int = 256
+    """Episodes of the imitator that the offline stage learns from; it is the first iteration."""
+    capacity: int = 1500
+    """The newest episodes that are learnt from."""
+    iterations: int = 21
+    """The offline stage, then rounds; 1 is the offline variant."""
+    every: int = 5
+    """Rounds between boundaries, where the policy is evaluated and saved."""
+    episodes: int = 64
+    """Episodes of an evaluation at a boundary."""
+    final_episodes: int = 192
+    """Episodes of the evaluations before and after."""
+    stop_at: float = 2.0
+    """Stop early once a boundary's success rate reaches this; above 1 never stops."""
+    seed: int = 0
+    """Of everything random, the evaluation's start states and the demonstrations apart."""
+    threads: int = 1
+    """Threads of torch."""
+    videos: int = 2
+    """Episodes filmed at the end."""
+    trackers: tuple[Literal["wandb", "trackio"], ...] = ()
+    """Trackers besides TensorBoard and metrics.jsonl, which are always written."""
+
+    @property
+    def horizon(self) -> int:
+        """H, the most steps of an episode."""
+        return int(self.world.options.get("max_steps", 20))
+
+
+AnyRecipe = Recipe | FoundRLRecipe | DigiRLRecipe
 """A recipe of reinforcement."""
 
 
@@ -234,6 +302,15 @@ class FoundRLOptions:
 
 
 @dataclass(frozen=True)
+class DigiRLOptions:
+    """What `palaestra train` takes for such a recipe."""
+
+    recipe: Annotated[DigiRLRecipe, tyro.conf.arg(name="")]
+    run: Path | None = None
+    """Folder of the run; by default runs/<recipe>-<seed>-<time>."""
+
+
+@dataclass(frozen=True)
 class TrainOptions:
     """What `palaestra train` takes: a recipe, and where the run goes."""
 
@@ -242,13 +319,21 @@ class TrainOptions:
     """Folder of the run; by default runs/<recipe>-<seed>-<time>."""
 
 
+def options_of(recipe: AnyRecipe) -> TrainOptions | FoundRLOptions | DigiRLOptions:
+    """Return the options of `palaestra train` with a recipe's as defaults."""
+    if isinstance(recipe, FoundRLRecipe):
+        return FoundRLOptions(recipe)
+    return DigiRLOptions(recipe) if isinstance(recipe, DigiRLRecipe) else TrainOptions(recipe)
+
+
 EVALUATION_SEED = 777
 """Start states of every evaluation come from this seed, whatever the run's: rates of different runs are paired."""
 
 
 def validate(recipe: AnyRecipe) -> None:
     """Raise ValueError on what cannot work, before anything slow starts."""
-    positive = ("iterations", "decisions", "every", "episodes", "final_episodes", "threads")
+    positive = ["iterations", "every", "episodes", "final_episodes", "threads"]
+    positive += ["demonstrations", "offline_episodes"] if isinstance(recipe, DigiRLRecipe) else ["decisions"]
     for name in positive:
         if getattr(recipe, name) < 1:
             raise ValueError(f"{name} is {getattr(recipe, name)}; it must be at least 1.")
@@ -257,6 +342,8 @@ def validate(recipe: AnyRecipe) -> None:
         raise ValueError(f"world.count is {world.count} and world.chunk {world.chunk}; both must be at least 1.")
     if isinstance(recipe, FoundRLRecipe):
         _validate_found_rl(recipe)
+    elif isinstance(recipe, DigiRLRecipe):
+        _validate_digirl(recipe)
     else:
         _validate_pi_rl(recipe)
 
@@ -277,6 +364,15 @@ def _validate_found_rl(recipe: FoundRLRecipe) -> None:
             f"teacher.right is {teacher.right}, teacher.noise {teacher.noise} and teacher.seconds {teacher.seconds}; "
             "right must be in [0, 1], the others at least 0."
         )
+
+
+def _validate_digirl(recipe: DigiRLRecipe) -> None:
+    if recipe.world.chunk != 1:
+        raise ValueError(f"world.chunk is {recipe.world.chunk}; an agent that acts in words says one action: take 1.")
+    if recipe.base and not (Path(recipe.base) / "config.json").is_file():
+        raise ValueError(f"base is {recipe.base!r}, which holds no config.json: give the folder of a checkpoint.")
+    if recipe.learner.batch % recipe.learner.fit:
+        raise ValueError(f"batch is {recipe.learner.batch}, which fit = {recipe.learner.fit} does not divide.")
 
 
 def _validate_pi_rl(recipe: Recipe) -> None:
@@ -306,7 +402,10 @@ def to_json(recipe: AnyRecipe | TuningRecipe) -> str:
 def from_json(path: Path) -> AnyRecipe:
     """Read a recipe back; an unknown or misspelt key, or a value of another type, is refused by name."""
     data = _read(path)
-    kind = FoundRLRecipe if isinstance(data, dict) and "teacher" in data else Recipe
+    keys = data if isinstance(data, dict) else {}
+    kind: type[AnyRecipe] = (
+        FoundRLRecipe if "teacher" in keys else DigiRLRecipe if "offline_episodes" in keys else Recipe
+    )
     recipe = _build(kind, data, path.name)
     assert isinstance(recipe, kind)
     return recipe

@@ -10,6 +10,7 @@ from palaestra.agents.flow.pi_rl import PiRLConfig
 from palaestra.launch.config import (
     AnyRecipe,
     DemonstrationConfig,
+    DigiRLRecipe,
     FoundRLRecipe,
     PolicyConfig,
     Recipe,
@@ -69,8 +70,10 @@ STACK_CUBE = replace(PICK_CUBE, name="pi-rl-stack-cube", world=replace(PUSH_CUBE
 
 FOUND_RL_DRIVING = FoundRLRecipe()
 
+DIGIRL_PHONE = DigiRLRecipe()
+
 RECIPES: dict[str, AnyRecipe] = {
-    recipe.name: recipe for recipe in (REACH, PUSH_CUBE, PICK_CUBE, STACK_CUBE, FOUND_RL_DRIVING)
+    recipe.name: recipe for recipe in (REACH, PUSH_CUBE, PICK_CUBE, STACK_CUBE, FOUND_RL_DRIVING, DIGIRL_PHONE)
 }
 
 TINY_VLM = TuningRecipe()

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from palaestra.agents.core import Learner, Rollout
+from palaestra.agents.core import Rollout, Trained
 from palaestra.agents.rollout import Collector
 from palaestra.envs.core import Worlds, episode_seed
 from palaestra.launch import checkpoint
@@ -30,7 +30,7 @@ class Run(ABC):
     """Iterations with a boundary now and then; subclasses say what learns, and from what."""
 
     worlds: Worlds
-    learner: Learner
+    learner: Trained
     collector: Collector
     reward: WeightedSum
     tracker: Tracker
@@ -55,6 +55,10 @@ class Run(ABC):
     def prepare(self) -> dict[str, float]:
         """Do what comes before the first iteration of a new run; return metrics."""
         return {}
+
+    def due(self) -> bool:
+        """Whether a boundary follows the iteration that has just been counted."""
+        return self.iteration % self.recipe.every == 0
 
     def restart(self) -> None:
         """Start all worlds afresh, as after every boundary."""
@@ -110,7 +114,7 @@ class Run(ABC):
             metrics = self.iterate()
             if self.iteration == recipe.iterations:
                 break
-            if not self.stopping and self.iteration % recipe.every:
+            if not self.stopping and not self.due():
                 self.tracker.log(self.iteration, self.env_steps, metrics)
                 continue
             evaluation = self._boundary(metrics)

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from palaestra.agents.core import Policy
 from palaestra.agents.flow.imitation import imitate
 from palaestra.agents.flow.pi_rl import PiRL
 from palaestra.agents.flow.policy import FlowPolicy, state_policy
@@ -13,7 +14,7 @@ from palaestra.agents.rollout import Collector
 from palaestra.envs.core import Worlds, WorldSpec
 from palaestra.envs.registry import make
 from palaestra.launch import checkpoint
-from palaestra.launch.config import AnyRecipe, FoundRLRecipe, Recipe, from_json, to_json, validate
+from palaestra.launch.config import AnyRecipe, DigiRLRecipe, FoundRLRecipe, Recipe, from_json, to_json, validate
 from palaestra.launch.demonstrations import demonstrations
 from palaestra.launch.files import write_atomically
 from palaestra.launch.run import Run
@@ -52,6 +53,10 @@ def _run(recipe: AnyRecipe, run: Path) -> Run:
         from palaestra.launch.found_rl import FoundRLRun
 
         return FoundRLRun(recipe, run)
+    if isinstance(recipe, DigiRLRecipe):
+        from palaestra.launch.digirl import DigiRLRun
+
+        return DigiRLRun(recipe, run)
     return PiRLRun(recipe, run)
 
 
@@ -65,7 +70,7 @@ def make_worlds(recipe: AnyRecipe, count: int | None = None, training: bool = Fa
     """
     world = recipe.world
     options: dict[str, Any] = dict(world.options)
-    if isinstance(recipe, FoundRLRecipe) and not training:
+    if not isinstance(recipe, Recipe) and not training:
         options |= recipe.evaluation
     return make(
         world.id,
@@ -77,7 +82,7 @@ def make_worlds(recipe: AnyRecipe, count: int | None = None, training: bool = Fa
     )
 
 
-def make_policy(recipe: AnyRecipe, spec: WorldSpec) -> FlowPolicy | DrivingPolicy:
+def make_policy(recipe: Recipe | FoundRLRecipe, spec: WorldSpec) -> FlowPolicy | DrivingPolicy:
     """Return the untrained policy of a recipe."""
     if isinstance(recipe, FoundRLRecipe):
         from palaestra.agents.found_rl.policy import DrivingPolicy
@@ -95,7 +100,7 @@ def make_flow_policy(recipe: Recipe, spec: WorldSpec) -> FlowPolicy:
 
 def load_policy(
     run: Path, recipe: AnyRecipe, spec: WorldSpec, name: str | None = None
-) -> FlowPolicy | DrivingPolicy:
+) -> Policy:
     """Return a trained policy: of the checkpoint `name`, or of the newest.
 
     Raises:
@@ -105,6 +110,10 @@ def load_policy(
     if folder is None:
         raise checkpoint.CheckpointError(f"{run} holds no finished checkpoint: train it first.")
     tensors, _ = checkpoint.load(folder)
+    if isinstance(recipe, DigiRLRecipe):
+        from palaestra.launch.digirl import load_actor
+
+        return load_actor(run, recipe, tensors)
     prefix = "learner.policy."
     found = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
     policy = make_policy(recipe, spec)

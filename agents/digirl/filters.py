@@ -6,12 +6,11 @@ function has a second form, `code` is what that code computes.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-Form = Literal["paper", "code"]
+from palaestra.agents.digirl.config import Form
+
 STEP_COST = 0.05
 """The released code's threshold, whatever the horizon."""
 

@@ -1,7 +1,7 @@
 """DigiRL: from all that an agent has done, choose what to imitate; imitate that (Bai et al., 2024, arXiv:2406.11896).
 
-The actor maximises the likelihood of what it said itself, over the steps that two filters let through: trajectories that
-succeeded where V_instruct expected failure, and in them the steps that V_step or the outcome calls an advance.
+The actor maximises the likelihood of what it said itself, over the steps that two filters let through: trajectories
+that succeeded where V_instruct expected failure, and in them the steps that V_step or the outcome calls an advance.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from palaestra.agents.digirl.config import DigiRLConfig
 from palaestra.agents.digirl.episodes import Episode, Steps
 from palaestra.agents.digirl.filters import (
-    Form,
     advantage_weights,
     instruction_advantages,
     kept_steps,
@@ -24,52 +24,13 @@ from palaestra.agents.digirl.filters import (
     successes_or_all,
     top_share,
 )
-from palaestra.agents.digirl.values import Loss, Value, value_loss
+from palaestra.agents.digirl.values import Value, value_loss
 from palaestra.agents.metrics import require_finite
 from palaestra.agents.optimiser import load_optimiser_tensors, optimiser_tensors
 from palaestra.agents.vlm.policy import Prompt, VLMPolicy, prompts_of
 from palaestra.agents.vlm.sft import Tuner
 
 Stage = Literal["offline", "online"]
-
-
-@dataclass(frozen=True)
-class DigiRLConfig:
-    """What is learnt from what."""
-
-    method: Literal["digirl", "filtered-bc", "awr"] = "digirl"
-    """DigiRL; filtered behaviour cloning, which imitates all successes; or soft weights exp(A / beta) in place of the
-    filter of steps."""
-    form: Form = "paper"
-    """Where the paper and its released code differ, which of them."""
-    decay: float = 0.5
-    """λ: how fast the outcome's weight falls with the distance to the end."""
-    share: float = 0.3
-    """Trajectories that the filter of instructions keeps; the paper's 0.1 starves a small buffer."""
-    instruction_filter: bool = True
-    """Filter trajectories online (offline the paper has none)."""
-    step_filter: bool = True
-    """Filter steps."""
-    critic: Loss = "cross-entropy"
-    """What the value functions minimise."""
-    beta: float = 0.2
-    """Temperature of `awr`."""
-    batch: int = 128
-    """Steps of an update, drawn from the kept ones with replacement."""
-    fit: int = 32
-    """Of them, how many are in the model at once."""
-    value_rate: float = 1e-3
-    """Adam's step size for the value functions."""
-    offline_values: int = 200
-    """Updates of each value function in the offline stage."""
-    offline_updates: int = 150
-    """Updates of the actor in the offline stage."""
-    online_values: int = 10
-    """Updates of each value function an iteration."""
-    online_updates: int = 10
-    """Updates of the actor an iteration."""
-    clip: float = 1.0
-    """Largest norm of the value functions' gradient."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +55,8 @@ class DigiRL:
             horizon: H, the most steps of an episode.
         """
         self.tuner, self.policy, self.config, self.horizon = tuner, policy, config, horizon
+        self.played = 0
+        """Episodes that it has learnt from, ever."""
         self.step_value, self.instruction_value = Value(width, heads=2), Value(width, heads=1)
         self.optimisers = {
             "step": torch.optim.Adam(self.step_value.parameters(), config.value_rate),
@@ -181,6 +144,7 @@ class DigiRL:
     def state_dict(self) -> dict[str, Tensor]:
         """Return all that a resumed training needs."""
         state = {f"actor.{name}": value for name, value in self.tuner.state_dict().items()}
+        state["played"] = torch.tensor(self.played)
         for name, value in self._values().items():
             state |= {f"{name}.{key}": tensor for key, tensor in value.state_dict().items()}
             state |= {
@@ -195,6 +159,7 @@ class DigiRL:
             return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
         self.tuner.load_state_dict(part("actor."))
+        self.played = int(state["played"])
         for name, value in self._values().items():
             value.load_state_dict(part(f"{name}."))
             load_optimiser_tensors(self.optimisers[name], part(f"{name}-optimiser."))

@@ -6,13 +6,11 @@ frozen vision-language model.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Loss = Literal["cross-entropy", "regression"]
+from palaestra.agents.digirl.config import Loss
 
 
 class Value(nn.Module):

@@ -67,6 +67,7 @@ def build_tiny_vlm(
     corpus: Iterable[str] | None = None,
     vocabulary: int = 640,
     context: int = 2048,
+    phrases: bool = False,
 ) -> Path:
     """Write an untrained model of about 0.9 million parameters, its processor and its tokenizer to a new folder.
 
@@ -79,6 +80,7 @@ def build_tiny_vlm(
         corpus: Texts of the kind to be read, for the tokenizer; a corpus on scenes, driving and screens if not given.
         vocabulary: Most tokens of the tokenizer, at least 256 bytes and 6 special ones.
         context: Longest prompt and answer together, in tokens.
+        phrases: Let a token span words, so that set phrases of the corpus are read and said in one token each.
 
     Returns:
         `path`, for `AutoModelForImageTextToText.from_pretrained` and `AutoProcessor.from_pretrained`.
@@ -96,7 +98,7 @@ def build_tiny_vlm(
         raise ValueError(f"context {context} leaves no room beside a picture of {(image_size // PATCH) ** 2} tokens.")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise FileExistsError(f"{path} exists; choose a new folder, or remove it.")
-    tokenizer = _train_tokenizer(CORPUS if corpus is None else corpus, vocabulary, context)
+    tokenizer = _train_tokenizer(CORPUS if corpus is None else corpus, vocabulary, context, phrases)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
@@ -110,14 +112,14 @@ def build_tiny_vlm(
     return path
 
 
-def _train_tokenizer(corpus: Iterable[str], vocabulary: int, context: int) -> TokenizersBackend:
+def _train_tokenizer(corpus: Iterable[str], vocabulary: int, context: int, phrases: bool) -> TokenizersBackend:
     """Return a byte-level BPE: any text can be encoded, and each digit is a token of its own."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not phrases)]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from palaestra.agents.digirl.config import DigiRLConfig
 from palaestra.agents.digirl.episodes import Episode, Steps
-from palaestra.agents.digirl.learner import DigiRL, DigiRLConfig
+from palaestra.agents.digirl.learner import DigiRL
 from palaestra.agents.vlm.policy import VLMPolicy, prompts_of
 from palaestra.agents.vlm.sft import SFTConfig, Tuner
 from palaestra.agents.vlm.tiny import build_tiny_vlm
