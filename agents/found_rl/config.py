@@ -46,12 +46,12 @@ class GuardConfig:
     """Whether advice is guarded; it is then used only once it has proved good."""
     share: float = 0.125
     """Share of the worlds that follow the advice while guidance lasts, to measure it."""
-    window: int = 32
+    window: int = 16
     """Decisions after which a world's return counts as one sample."""
-    memory: int = 64
-    """Samples a side that are remembered."""
-    least: int = 8
-    """Samples a side before there is a verdict."""
+    memory: int = 4
+    """Windows that are remembered."""
+    least: int = 16
+    """Samples of either kind of worlds before there is a verdict."""
     confidence: float = 1.64
     """Standard errors by which the advice must do better than the policy itself."""
     predictable: float = 0.02
@@ -88,7 +88,7 @@ class FoundRLConfig:
     """Protection from bad labels."""
     query: QueryConfig = QueryConfig()
     """What is asked."""
-    hidden: int = 256
+    hidden: int = 128
     """Width of actor and critics."""
     capacity: int = 200_000
     """Transitions that the replay holds."""
@@ -96,7 +96,7 @@ class FoundRLConfig:
     """Decisions at random before anything is learnt; the state's scale is fitted to them."""
     updates: int = 8
     """Gradient steps after each decision of all worlds."""
-    batch: int = 256
+    batch: int = 128
     """Transitions a gradient step."""
     discount: float = 0.97
     """γ, a decision."""

@@ -32,12 +32,11 @@ class Guard:
         self.probes = max(1, round(config.share * worlds))
         if config.on and self.probes >= worlds:
             raise ValueError(f"the guard needs some of {worlds} worlds to follow the advice: make more, or --no-guard.")
-        memory = config.memory
         self.tensors = {
             "returns": torch.zeros(worlds),
             "alive": torch.ones(worlds, dtype=torch.bool),
-            "samples": torch.full((2, memory), torch.nan),
-            "taken": torch.zeros(2, dtype=torch.int64),
+            "samples": torch.full((config.memory, worlds), torch.nan),
+            "windows": torch.zeros((), dtype=torch.int64),
             "decisions": torch.zeros((), dtype=torch.int64),
             "errors": torch.zeros(2, dtype=torch.float64),
             "open": torch.tensor(not config.on),
@@ -71,11 +70,8 @@ class Guard:
         tensors["decisions"] += 1
         if int(tensors["decisions"]) % config.window:
             return
-        for side, part in enumerate((tensors["returns"][: self.probes], tensors["returns"][self.probes :])):
-            newest = part[: config.memory]
-            place = (tensors["taken"][side] + torch.arange(len(newest), device=part.device)) % config.memory
-            tensors["samples"][side, place] = newest
-            tensors["taken"][side] += len(newest)
+        tensors["samples"][int(tensors["windows"]) % config.memory] = tensors["returns"]
+        tensors["windows"] += 1
         tensors["returns"].zero_()
         tensors["alive"].fill_(True)
         if config.on:
@@ -89,7 +85,8 @@ class Guard:
 
     def advantage(self) -> tuple[float, float] | None:
         """Return by how much following the advice earns more, and that difference's standard error."""
-        sides = [row[~row.isnan()] for row in self.tensors["samples"]]
+        full = self.tensors["samples"][: int(self.tensors["windows"])]
+        sides = full[:, : self.probes].flatten(), full[:, self.probes :].flatten()
         if min(len(side) for side in sides) < max(2, self.config.least):
             return None
         error = sum((side.var() / len(side) for side in sides), torch.zeros(())).sqrt()

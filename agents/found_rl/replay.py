@@ -13,6 +13,9 @@ import torch
 from torch import Tensor
 
 from palaestra.envs.core import Observation, WorldSpec
+from palaestra.envs.driving.bev import BITS, CHANNELS, pack, unpack
+
+Shape = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ class Replay:
         if self.slots < 2:
             raise ValueError(f"the replay's capacity is {capacity}, but {worlds} worlds need at least {2 * worlds}.")
         count = worlds * self.slots
-        self.shapes = tuple(spec.images)
+        self.shapes = dict(spec.images)
         tensors = {
             "action": torch.zeros(count, width),
             "reward": torch.zeros(count),
@@ -73,7 +76,8 @@ class Replay:
         if spec.state is not None:
             tensors["state"] = torch.zeros(count, spec.state)
         for name, shape in spec.images.items():
-            tensors[f"image.{name}"] = torch.zeros(count, *shape, dtype=torch.uint8)
+            room = packed_shape(shape)
+            tensors[f"image.{name}"] = torch.zeros(count, *room, dtype=torch.uint8)
         self.tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
         self._first = torch.arange(worlds, device=device) * self.slots
         self._candidates: Tensor | None = None
@@ -187,7 +191,9 @@ class Replay:
     def observation(self, slot: Tensor) -> Observation:
         """Return the views of some slots, [N, …]."""
         return Observation(
-            images={name: self.tensors[f"image.{name}"][slot] for name in self.shapes},
+            images={
+                name: unpacked(self.tensors[f"image.{name}"][slot], shape) for name, shape in self.shapes.items()
+            },
             state=self.tensors["state"][slot] if "state" in self.tensors else None,
         )
 
@@ -245,10 +251,31 @@ class Replay:
         if observation.state is not None:
             tensors["state"][slot] = observation.state
         for name, picture in observation.images.items():
-            tensors[f"image.{name}"][slot] = picture
+            tensors[f"image.{name}"][slot] = packed(picture)
         tensors["generation"][slot] += 1
         for name in ("ready", "advised", "scored", "terminated"):
             tensors[name][slot] = False
         for name in ("advice", "bonus", "reward"):
             tensors[name][slot] = 0.0
         self._candidates = None
+
+
+def _packs(shape: Shape) -> bool:
+    """Whether pictures are bird's-eye views, which take a sixth of their size."""
+    return shape[2] == CHANNELS and shape[0] == shape[1] and shape[1] % 8 == 0
+
+
+def packed_shape(shape: Shape) -> Shape:
+    """Return the shape of a stored picture."""
+    return (BITS, shape[0], shape[1] // 8) if _packs(shape) else shape
+
+
+def packed(picture: Tensor) -> Tensor:
+    """Return pictures [N, H, W, C] as they are stored, exactly."""
+    height, width, channels = picture.shape[1:]
+    return pack(picture) if _packs((height, width, channels)) else picture
+
+
+def unpacked(stored: Tensor, shape: Shape) -> Tensor:
+    """Return stored pictures as [N, H, W, C]."""
+    return unpack(stored) if _packs(shape) else stored

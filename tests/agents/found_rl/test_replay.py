@@ -10,6 +10,8 @@ from gymnasium import spaces
 
 from palaestra.agents.found_rl.replay import Replay
 from palaestra.envs.core import Observation, WorldSpec
+from palaestra.envs.driving.world import DrivingEnv
+from palaestra.envs.lockstep import LockstepWorlds
 
 SPEC = WorldSpec(id="test", action=spaces.Box(-1, 1, (2,)), state=1)
 
@@ -147,3 +149,33 @@ def test_a_saved_replay_goes_on_exactly() -> None:
 def test_too_small_a_replay_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 6"):
         Replay(SPEC, 3, 5, 2, "cpu")
+
+
+def test_birds_eye_views_are_kept_packed_and_come_back_as_they_were() -> None:
+    env = DrivingEnv(3, maps="signalised", vehicles=5, walkers=3, map_count=1, view="bev", pixels=32)
+    spec = LockstepWorlds(env, id="driving/test").spec
+    replay = Replay(spec, 3, 24, 2, "cpu")
+    first, _ = env.reset(seed=[1, 2, 3])
+    assert isinstance(first, dict)
+    views = [first["bev"].clone()]
+    slots = []
+    replay.begin(Observation({"bev": first["bev"]}, first["state"]))
+    nothing = torch.zeros(3, dtype=torch.bool)
+    for _ in range(4):
+        slots.append(replay.current)
+        shown = env.step(torch.full((3, 2), 0.5))[0]
+        assert isinstance(shown, dict)
+        views.append(shown["bev"].clone())
+        now = Observation({"bev": shown["bev"]}, shown["state"])
+        replay.close(torch.zeros(3, 2), torch.zeros(3), nothing, nothing, ~nothing, None, now)
+    for number, slot in enumerate(slots):
+        batch = replay.at(slot)
+        assert torch.equal(batch.observation.images["bev"], views[number])
+        assert torch.equal(batch.following.images["bev"], views[number + 1])
+    assert replay.tensors["image.bev"][0].numel() * 6 == views[0][0].numel()
+
+
+def test_a_hundred_and_fifty_thousand_views_of_96_pixels_take_less_than_four_and_a_half_gigabytes() -> None:
+    spec = WorldSpec(id="test", action=SPEC.action, state=10, images={"bev": (96, 96, 15)})
+    replay = Replay(spec, 4, 400, 2, "cpu")
+    assert replay.bytes / 400 * 150_000 < 4.5e9
