@@ -1,0 +1,152 @@
+"""Conversations between an agent and worlds of tools: many in lock step, tokens kept as they were sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from palaestra.agents.grpo.speaker import Passage, Speaker
+from palaestra.envs.retrieval.core import VOID, Conversations, Record
+
+
+@dataclass(frozen=True)
+class SpeakConfig:
+    """How an agent speaks."""
+
+    temperature: float = 1.0
+    """Of the sampling; 0 takes the likeliest token."""
+    longest: int = 16
+    """Tokens that a turn of the agent may have: one that is not closed by then ends the episode, cut by length."""
+
+
+@dataclass(slots=True)
+class Trajectory:
+    """One conversation, token by token."""
+
+    ids: list[int] = field(default_factory=list)
+    """All of it, the world's turns included."""
+    sampled: list[bool] = field(default_factory=list)
+    """Which of them the agent chose: only these are learnt from."""
+    logprobs: list[float] = field(default_factory=list)
+    """log p of each chosen token when it was chosen, at temperature 1; 0 for the world's."""
+    turns: list[int] = field(default_factory=list)
+    """The agent's turn that each token belongs to, counted from 0; the world's words belong to what follows."""
+    images: list[Tensor] = field(default_factory=list)
+    """All pictures, in order."""
+    anchors: list[Any] = field(default_factory=list)
+    """What names the state in which each of the agent's turns began."""
+    record: Record | None = None
+    """How the world saw the episode."""
+
+    @property
+    def void(self) -> bool:
+        """Whether the world or the judge broke: such an episode says nothing about the agent."""
+        return self.record is not None and self.record.outcome in VOID
+
+    def hear(self, passage: Passage, anchor: Any) -> None:
+        """Append what the world said before the agent's next turn."""
+        length, turn = len(passage.ids), len(self.anchors)
+        self.ids += passage.ids
+        self.sampled += [False] * length
+        self.logprobs += [0.0] * length
+        self.turns += [turn] * length
+        self.images += passage.images
+        self.anchors.append(anchor)
+
+    def say(self, token: int, logprob: float) -> None:
+        """Append a token that the agent chose."""
+        self.ids.append(token)
+        self.sampled.append(True)
+        self.logprobs.append(logprob)
+        self.turns.append(len(self.anchors) - 1)
+
+
+@torch.no_grad()
+def converse(speaker: Speaker, worlds: Conversations, tasks: Sequence[Any], config: SpeakConfig) -> list[Trajectory]:
+    """Play one episode a task, all at once, and return the conversations.
+
+    Sampling draws from torch's global generator. An episode that no longer fits into the context, or in which a turn
+    of the agent is not closed in time, is cut by length.
+    """
+    trajectories = [Trajectory() for _ in tasks]
+    rows, turns = list(range(len(tasks))), list(worlds.reset(tasks))
+    memory = speaker.begin(len(rows))
+    while rows:
+        passages = [speaker.read(turn, first=not trajectories[row].ids) for row, turn in zip(rows, turns, strict=True)]
+        fits = [
+            place
+            for place, (row, passage) in enumerate(zip(rows, passages, strict=True))
+            if len(trajectories[row].ids) + len(passage.ids) + config.longest <= speaker.context
+        ]
+        for place in set(range(len(rows))) - set(fits):
+            worlds.records[rows[place]].outcome = "length"
+        if not fits:
+            break
+        if len(fits) < len(rows):
+            memory = speaker.select(memory, torch.tensor(fits))
+        rows, unread = [rows[place] for place in fits], []
+        for row, place in zip(rows, fits, strict=True):
+            passage = passages[place]
+            # What the agent said last is not in the memory yet: the token that closed its turn.
+            unread.append((*trajectories[row].ids[-1:], *passage.ids))
+            trajectories[row].hear(passage, turns[place].anchor)
+        images = [image for place in fits for image in passages[place].images]
+        said = _speak(speaker, memory, [trajectories[row] for row in rows], unread, images, config)
+        for row, words in zip(rows, said, strict=True):
+            if words is None:
+                worlds.records[row].outcome = "length"
+        acting = [(place, words) for place, words in enumerate(said) if words is not None]
+        replies = worlds.step([rows[place] for place, _ in acting], [words for _, words in acting]) if acting else []
+        going = [(place, reply.turn) for (place, _), reply in zip(acting, replies, strict=True) if reply.turn]
+        memory = speaker.select(memory, torch.tensor([place for place, _ in going], dtype=torch.long))
+        rows, turns = [rows[place] for place, _ in going], [turn for _, turn in going]
+    for trajectory, record in zip(trajectories, worlds.records, strict=True):
+        trajectory.record = record
+    return trajectories
+
+
+def _speak(
+    speaker: Speaker,
+    memory: Any,
+    trajectories: Sequence[Trajectory],
+    unread: Sequence[Sequence[int]],
+    images: Sequence[Tensor],
+    config: SpeakConfig,
+) -> list[str | None]:
+    """Let the agent speak in each row until it closes its turn; return what it said, None where it did not close it."""
+    said: list[list[int]] = [[] for _ in trajectories]
+    speaking = torch.ones(len(trajectories), dtype=torch.bool)
+    logits = speaker.extend(memory, *pad(unread), images)
+    for spoken in range(config.longest):
+        tokens, logprobs = choose(logits, config.temperature)
+        chosen, likely = tokens.tolist(), logprobs.tolist()
+        for place in speaking.nonzero().flatten().tolist():
+            said[place].append(chosen[place])
+            trajectories[place].say(chosen[place], likely[place])
+            speaking[place] = not speaker.closed(said[place])
+        if spoken + 1 == config.longest or not bool(speaking.any()):
+            break
+        logits = speaker.extend(memory, tokens[:, None], speaking[:, None].clone(), ())
+    return [None if silent else speaker.decode(ids) for silent, ids in zip(speaking.tolist(), said, strict=True)]
+
+
+def choose(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Return a token for each row of logits [R, V], and its log p at temperature 1: [R] int64 and [R] float32."""
+    log_p = logits.float().log_softmax(-1)
+    if temperature == 0:
+        tokens = log_p.argmax(-1)
+    else:
+        tokens = torch.multinomial((log_p / temperature).softmax(-1), 1).squeeze(1)
+    return tokens, log_p.gather(1, tokens[:, None]).squeeze(1)
+
+
+def pad(lines: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Return ids [N, L] padded with 0 on the right, and which of them are real [N, L] bool."""
+    longest = max(map(len, lines))
+    lengths = torch.tensor([len(line) for line in lines])
+    ids = torch.tensor([[*line, *[0] * (longest - len(line))] for line in lines])
+    return ids, torch.arange(longest) < lengths[:, None]

@@ -1,0 +1,1 @@
+"""Retrieval: corpora of page images, retrievers over them, and worlds in which tools are called in conversation."""
