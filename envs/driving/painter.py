@@ -9,6 +9,7 @@ there are, so that a world looks the same alone and among others.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -36,16 +37,28 @@ from palaestra.envs.driving.state import Light, lights
 
 GRAIN = 4096
 """Fixed-point units a place of the atlas."""
-BLOCKS = 1 << 28, 1 << 18
+BLOCKS = 1 << 28, 1 << 20
 """Pixels that are painted at a time, and on a CPU, whose cache they should stay in."""
-LONGEST, WIDEST = 5.0, 2.0
-"""Metres: the largest vehicle."""
 WALKER = 0.8
 """Metres: half the side of a walker's square."""
-BROADEST = 5.0
-"""Metres: the widest stop line."""
+BROADEST = 5.5
+"""Metres: the longest diagonal of a box; larger ones are cut."""
 STAMPS = 0, 64, 8, 1
 """What a stamp of each `Light` adds: up to seven green and seven yellow lines may overlap, and the warmest is seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Boxes:
+    """K boxes at each of T moments in W worlds."""
+
+    places: Tensor
+    """[W, T, K, 4] float32: x, y of the middle, cos and sin of the yaw."""
+    halves: Tensor
+    """[W, T, K, 2] float32: half the length and width."""
+    codes: Tensor
+    """[W, T, K] int64: what they add to a pixel."""
+    channels: Tensor
+    """[K] int64: where they are drawn at the first moment."""
 
 
 class Painter:
@@ -101,14 +114,13 @@ class Painter:
         ego = scene.vehicles[:, -1, 0]
         self._ground(scene, ego, planes)
         planes[:, VEHICLES:].zero_()
-        others = scene.vehicles[:, :, 1:]
-        sizes = 0.5 * scene.sizes[:, None, 1:].expand(*others.shape[:3], 2)
-        self._stamp(planes, VEHICLES, math.hypot(LONGEST, WIDEST), ego, others, sizes)
-        upright = ego[:, None, None, 2:].expand(*scene.walkers.shape)
-        squares = torch.full_like(scene.walkers, WALKER)
-        self._stamp(planes, WALKERS, 2 * WALKER, ego, torch.cat((scene.walkers, upright), 3), squares)
+        self._stamp(planes, ego, self._boxes(scene, ego))
         planes[:, VEHICLES:LIGHTS].clamp_(max=1).neg_()  # 255
-        self._lights(scene, ego, planes)
+        signs = planes[:, LIGHTS:]
+        yellow, red = (signs.clamp(STAMPS[light] - 1, STAMPS[light]) for light in (Light.YELLOW, Light.RED))
+        signs.clamp_(max=1).mul_(GREEN)
+        signs.add_(yellow.sub_(STAMPS[Light.YELLOW] - 1), alpha=YELLOW - GREEN)
+        signs.add_(red.sub_(STAMPS[Light.RED] - 1), alpha=RED - YELLOW)
 
     def _ground(self, scene: Scene, ego: Tensor, planes: Tensor) -> None:
         """Look the ground up in planes 0 to 2."""
@@ -131,43 +143,36 @@ class Painter:
         marks.add_(place.bitwise_and_(Place.BROKEN), alpha=BROKEN // Place.BROKEN)
         planes[:, :2, self._box[0], self._box[1]] = EGO
 
-    def _lights(self, scene: Scene, ego: Tensor, planes: Tensor) -> None:
-        """Stamp stop lines on planes 11 to 14."""
-        line = self.atlas.lines[scene.map][:, None].expand(-1, len(AGO), -1, -1)
-        group = line[..., 5].long()
-        shown, _ = lights(self._signals, group, scene.seconds[:, :, None])
-        shown = shown.masked_fill(group < 0, Light.RED)
-        sizes = torch.stack((torch.full_like(line[..., 4], 0.5 * STOP_DEPTH), line[..., 4]), 3)
-        self._stamp(planes, LIGHTS, math.hypot(STOP_DEPTH, BROADEST), ego, line[..., :4], sizes, self._codes[shown])
-        planes = planes[:, LIGHTS:]
-        yellow, red = (planes.clamp(STAMPS[light] - 1, STAMPS[light]) for light in (Light.YELLOW, Light.RED))
-        planes.clamp_(max=1).mul_(GREEN)
-        planes.add_(yellow.sub_(STAMPS[Light.YELLOW] - 1), alpha=YELLOW - GREEN)
-        planes.add_(red.sub_(STAMPS[Light.RED] - 1), alpha=RED - YELLOW)
+    def _boxes(self, scene: Scene, ego: Tensor) -> Boxes:
+        """Return all that is stamped."""
+        times = len(AGO)
+        lines = self.atlas.lines[scene.map]
+        group = lines[..., 5].long()
+        shown, _ = lights(self._signals, group[:, None].expand(-1, times, -1), scene.seconds[:, :, None])
+        shown = shown.masked_fill((group < 0)[:, None], Light.RED)
+        others, walkers = scene.vehicles[:, :, 1:], scene.walkers
+        upright = ego[:, None, None, 2:].expand(*walkers.shape)
+        lines = lines[:, None].expand(-1, times, -1, -1)
+        halves = (
+            0.5 * scene.sizes[:, None, 1:].expand(-1, times, -1, -1),
+            torch.full_like(walkers, WALKER),
+            torch.stack((torch.full_like(lines[..., 4], 0.5 * STOP_DEPTH), lines[..., 4]), 3),
+        )
+        counts = others.shape[2] + walkers.shape[2], lines.shape[2]
+        ones = self._codes[Light.GREEN].expand(len(ego), times, counts[0])
+        first = (VEHICLES,) * others.shape[2] + (WALKERS,) * walkers.shape[2] + (LIGHTS,) * counts[1]
+        return Boxes(
+            torch.cat((others, torch.cat((walkers, upright), 3), lines[..., :4]), 2),
+            torch.cat(halves, 2),
+            torch.cat((ones, self._codes[shown]), 2),
+            torch.tensor(first, device=self.device),
+        )
 
-    def _stamp(
-        self,
-        planes: Tensor,
-        channel: int,
-        most: float,
-        ego: Tensor,
-        boxes: Tensor,
-        sizes: Tensor,
-        codes: Tensor | None = None,
-    ) -> None:
-        """Add one, or a code, to all pixels whose middles lie in boxes.
-
-        Args:
-            planes: [W, 15, N, N] uint8, contiguous.
-            channel: Of the first moment.
-            most: Metres: the longest diagonal of a box.
-            ego: [W, 4] float32: x, y, cos, sin.
-            boxes: [W, T, K, 4] float32, the same of the boxes.
-            sizes: [W, T, K, 2] float32: halves of their lengths and widths.
-            codes: [W, T, K] int64: what to add.
-        """
-        side, reach = self.pixels, 0.5 * most / self.metres
-        away, cos, sin = boxes[..., :2] - ego[:, None, None, :2], ego[:, None, None, 2], ego[:, None, None, 3]
+    def _stamp(self, planes: Tensor, ego: Tensor, boxes: Boxes) -> None:
+        """Add boxes' codes to all pixels of planes [W, 15, N, N] whose middles lie in them; ego [W, 4] is a pose."""
+        side, reach = self.pixels, 0.5 * BROADEST / self.metres
+        place, cos, sin = boxes.places, ego[:, None, None, 2], ego[:, None, None, 3]
+        away = place[..., :2] - ego[:, None, None, :2]
         row = (self._ahead - (away[..., 0] * cos + away[..., 1] * sin)) / self.metres
         column = (self._left - (away[..., 1] * cos - away[..., 0] * sin)) / self.metres
         near = self._near(row, column, reach)
@@ -175,8 +180,8 @@ class Painter:
         def picked(values: Tensor) -> Tensor:
             return values.reshape(-1).index_select(0, near)[:, None]
 
-        turn = picked(boxes[..., 2] * cos + boxes[..., 3] * sin), picked(boxes[..., 3] * cos - boxes[..., 2] * sin)
-        half = picked(sizes[..., 0]) / self.metres, picked(sizes[..., 1]) / self.metres
+        turn = picked(place[..., 2] * cos + place[..., 3] * sin), picked(place[..., 3] * cos - place[..., 2] * sin)
+        half = picked(boxes.halves[..., 0]) / self.metres, picked(boxes.halves[..., 1]) / self.metres
         row, column = picked(row), picked(column)
         count = int(2 * reach) + 1
         rows = (row - reach).ceil() + self._whole[:count]
@@ -185,18 +190,17 @@ class Painter:
         first = (first + column).ceil().clamp(0, side).int()
         past = ((last + column).floor() + 1).clamp(0, side).int() * inside
 
-        times, boxes_each = boxes.shape[1:3]
-        plane = near // (times * boxes_each) * CHANNELS + near // boxes_each % times + channel
+        kinds, words = place.shape[2], side // 8
+        moment = near // kinds
+        plane = moment // len(AGO) * CHANNELS + moment % len(AGO) + boxes.channels.index_select(0, near % kinds)
         line = plane[:, None] * side + rows.clamp(0, side - 1).long()
-        words = side // 8
         word = (first >> 3)[..., None] + self._whole[: (count + 14) // 8].int()
         low = (first[..., None] - 8 * word).clamp_(0, 8)
         high = (past[..., None] - 8 * word).clamp_(0, 8)
-        ones = self._ones.index_select(0, low.mul_(9).add_(high).flatten())
-        if codes is not None:
-            ones = (ones.view(word.shape) * picked(codes)[..., None]).flatten()
+        ones = self._ones.index_select(0, low.mul_(9).add_(high).flatten()).view(word.shape)
+        ones.mul_(picked(boxes.codes)[..., None])
         index = line[..., None] * words + word.clamp_(max=words - 1)
-        planes.view(torch.int64).view(-1).scatter_add_(0, index.flatten(), ones)
+        planes.view(torch.int64).view(-1).scatter_add_(0, index.flatten(), ones.flatten())
 
     def _near(self, row: Tensor, column: Tensor, reach: float) -> Tensor:
         """Return the indices of boxes that may be seen; on a GPU, which would have to wait for that, all."""
