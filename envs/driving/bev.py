@@ -37,6 +37,8 @@ EGO_SIZE = 4.5, 1.9
 """Metres: its length and width."""
 SOLID, BROKEN = 255, 120
 GREEN, YELLOW, RED = 80, 170, 255
+BLOCK = 1 << 16
+"""Pixels of views that are packed at a time on a CPU."""
 PIXELS = (32, 64, 96, 192)
 """Sizes of views."""
 BITS = 20
@@ -151,33 +153,44 @@ def pack(views: Tensor) -> Tensor:
         of a byte is the pixel on the left.
     """
     planes = views.permute(0, 3, 1, 2).contiguous()
-    high = _gathered(planes, 7)
-    low = _gathered(planes[:, TWO_BITS], 6)
-    return torch.cat((high, low), 1)
+    worlds, _, side, _ = planes.shape
+    packed = torch.empty(worlds, BITS, side, side // 8, dtype=torch.uint8, device=planes.device)
+    for rows in _blocks(planes):
+        packed[rows, :CHANNELS] = _gathered(planes[rows], 7)
+        packed[rows, CHANNELS:] = _gathered(planes[rows][:, TWO_BITS], 6)
+    return packed
 
 
 def unpack(packed: Tensor) -> Tensor:
     """Return the views [W, N, N, 15] uint8 that `pack` was given; their memory is in the order of channels."""
-    lut = torch.tensor(_SPREAD, device=packed.device)
-    spread = lut.index_select(0, packed.flatten().int()).view(torch.uint8)
-    worlds, bits, rows, eighths = packed.shape
-    spread = spread.view(worlds, bits, rows, 8 * eighths)
-    planes, low = spread[:, :CHANNELS].clone(), spread[:, CHANNELS:]
-    marks, lights = planes[:, 2], planes[:, LIGHTS:]
-    marks |= low[:, 0] & BROKEN
-    both = lights & low[:, 1:] & 5
-    lights &= YELLOW
-    lights |= (low[:, 1:] & GREEN) | both
-    box = ego_box(rows)
+    spread = torch.tensor(_SPREAD, device=packed.device)
+    worlds, _, side, _ = packed.shape
+    planes = torch.empty(worlds, CHANNELS, side, side, dtype=torch.uint8, device=packed.device)
+    for rows in _blocks(planes):
+        block = planes[rows]
+        upper, lower = packed[rows, :CHANNELS], packed[rows, CHANNELS:]
+        torch.index_select(spread, 0, upper.flatten().int(), out=block.view(torch.int64).view(-1))
+        low = spread.index_select(0, lower.flatten().int()).view(torch.uint8).view(len(block), -1, side, side)
+        marks, lights = block[:, 2], block[:, LIGHTS:]
+        both = (lights & low[:, 1:]).bitwise_and_(RED - GREEN - YELLOW)
+        marks |= low[:, 0] & BROKEN
+        lights.bitwise_and_(YELLOW).bitwise_or_(low[:, 1:].bitwise_and_(GREEN)).bitwise_or_(both)
+    box = ego_box(side)
     planes[:, :2, box[0], box[1]] = EGO
     return planes.permute(0, 2, 3, 1)
 
 
+def _blocks(planes: Tensor) -> list[slice]:
+    """Return the worlds of planes [W, 15, N, N] in blocks that a CPU's cache holds; on a GPU, all."""
+    size = len(planes) if planes.device.type != "cpu" else BLOCK // planes.shape[2] ** 2
+    return [slice(begin, begin + size) for begin in range(0, len(planes), max(1, size))]
+
+
 def _gathered(planes: Tensor, bit: int) -> Tensor:
     """Return one bit of each byte of planes [W, C, N, N], eight to a byte: [W, C, N, N / 8] uint8."""
-    words = planes.contiguous().view(torch.int64)
-    ones = (words >> bit) & 0x0101010101010101
-    return ((ones * 0x0102040810204080) >> 56).to(torch.uint8)  # moves the bit of byte i to bit 56 + i
+    ones = planes.contiguous().view(torch.int64) >> bit
+    ones.bitwise_and_(0x0101010101010101).mul_(0x0102040810204080)  # moves the bit of byte i to bit 56 + i
+    return ones.bitwise_right_shift_(56).to(torch.uint8)
 
 
 def _spread() -> list[int]:

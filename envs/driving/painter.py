@@ -37,7 +37,7 @@ from palaestra.envs.driving.state import Light, lights
 
 GRAIN = 4096
 """Fixed-point units a place of the atlas."""
-BLOCKS = 1 << 28, 1 << 20
+BLOCKS = 1 << 26, 1 << 20
 """Pixels that are painted at a time, and on a CPU, whose cache they should stay in."""
 WALKER = 0.8
 """Metres: half the side of a walker's square."""
@@ -59,6 +59,33 @@ class Boxes:
     """[W, T, K] int64: what they add to a pixel."""
     channels: Tensor
     """[K] int64: where they are drawn at the first moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Memory that is written over and over."""
+
+    places: tuple[Tensor, Tensor]
+    """[W, N, N] int32 each."""
+    ground: Tensor
+    """[W, N, N] uint8."""
+    yellow: Tensor
+    """[W, T, N, N] uint8."""
+    red: Tensor
+    """[W, T, N, N] uint8."""
+
+    @staticmethod
+    def make(worlds: int, pixels: int, device: torch.device) -> Room:
+        """Return room for so many worlds."""
+        side, moments = (worlds, pixels, pixels), (worlds, len(AGO), pixels, pixels)
+        column, row = (torch.empty(side, dtype=torch.int32, device=device) for _ in range(2))
+        yellow, red = (torch.empty(moments, dtype=torch.uint8, device=device) for _ in range(2))
+        return Room((column, row), torch.empty(side, dtype=torch.uint8, device=device), yellow, red)
+
+    def __getitem__(self, rows: slice) -> Room:
+        """Return the room of some worlds."""
+        column, row = self.places
+        return Room((column[rows], row[rows]), self.ground[rows], self.yellow[rows], self.red[rows])
 
 
 class Painter:
@@ -88,6 +115,7 @@ class Painter:
         self._whole = torch.arange(pixels, device=self.device, dtype=torch.float32)
         self._ones = torch.tensor(_ones(), device=self.device)
         self._codes = torch.tensor(STAMPS, device=self.device)
+        self._room: Room | None = None
 
     def paint(self, scene: Scene, views: Tensor | None = None) -> Tensor:
         """Return the views of scenes, [W, N, N, 15] uint8; see `bev` for the channels.
@@ -116,11 +144,7 @@ class Painter:
         planes[:, VEHICLES:].zero_()
         self._stamp(planes, ego, self._boxes(scene, ego))
         planes[:, VEHICLES:LIGHTS].clamp_(max=1).neg_()  # 255
-        signs = planes[:, LIGHTS:]
-        yellow, red = (signs.clamp(STAMPS[light] - 1, STAMPS[light]) for light in (Light.YELLOW, Light.RED))
-        signs.clamp_(max=1).mul_(GREEN)
-        signs.add_(yellow.sub_(STAMPS[Light.YELLOW] - 1), alpha=YELLOW - GREEN)
-        signs.add_(red.sub_(STAMPS[Light.RED] - 1), alpha=RED - YELLOW)
+        self._colour(planes[:, LIGHTS:])
 
     def _ground(self, scene: Scene, ego: Tensor, planes: Tensor) -> None:
         """Look the ground up in planes 0 to 2."""
@@ -130,18 +154,34 @@ class Painter:
         cos, sin = ego[:, 2:3] * grain, ego[:, 3:4] * grain
         ahead, left = self._steps + self._ahead, self._steps + self._left
 
-        column = (at[:, :1] + cos * ahead).round().int()[:, :, None] - (sin * left).round().int()[:, None]
-        row = (at[:, 1:] + sin * ahead).round().int()[:, :, None] + (cos * left).round().int()[:, None]
+        room = self._rooms(len(ego))
+        column, row = room.places
+        torch.sub((at[:, :1] + cos * ahead).round().int()[:, :, None], (sin * left).round().int()[:, None], out=column)
+        torch.add((at[:, 1:] + sin * ahead).round().int()[:, :, None], (cos * left).round().int()[:, None], out=row)
         shift = GRAIN.bit_length() - 1
         index = row.bitwise_right_shift_(shift).mul_(atlas.stride[scene.map][:, None, None])
         index.add_(column.bitwise_right_shift_(shift)).add_(atlas.first[scene.route][:, None, None])
-        place = atlas.places.index_select(0, index.flatten()).view(index.shape)
+        place = room.ground
+        torch.index_select(atlas.places, 0, index.view(-1), out=place.view(-1))
         road, route, marks = planes[:, 0], planes[:, 1], planes[:, 2]
         torch.bitwise_and(place, Place.ROAD, out=road).neg_()  # 255
         torch.bitwise_and(place, atlas.bit[scene.route][:, None, None], out=route).clamp_(max=1).neg_()
         torch.bitwise_and(place, Place.SOLID, out=marks).clamp_(max=1).neg_()
         marks.add_(place.bitwise_and_(Place.BROKEN), alpha=BROKEN // Place.BROKEN)
         planes[:, :2, self._box[0], self._box[1]] = EGO
+
+    def _colour(self, planes: Tensor) -> None:
+        """Turn the sums of stamps on the planes of lights [W, T, N, N] into colours."""
+        room = self._rooms(len(planes))
+        for light, other in ((Light.YELLOW, room.yellow), (Light.RED, room.red)):
+            torch.clamp(planes, STAMPS[light] - 1, STAMPS[light], out=other).sub_(STAMPS[light] - 1)
+        planes.clamp_(max=1).mul_(GREEN).add_(room.yellow, alpha=YELLOW - GREEN).add_(room.red, alpha=RED - YELLOW)
+
+    def _rooms(self, worlds: int) -> Room:
+        """Return room for the steps between; fresh memory would cost more than all that is written there."""
+        if self._room is None or len(self._room.ground) < worlds:
+            self._room = Room.make(worlds, self.pixels, self.device)
+        return self._room[slice(worlds)]
 
     def _boxes(self, scene: Scene, ego: Tensor) -> Boxes:
         """Return all that is stamped."""
