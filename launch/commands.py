@@ -17,7 +17,7 @@ import tyro
 def train_command(words: Sequence[str]) -> int:
     """Train a recipe by name, or go on with a run."""
     from palaestra.launch.config import options_of, tuning_from_json
-    from palaestra.launch.recipes import RECIPES, TUNINGS, recipe_named
+    from palaestra.launch.recipes import CONVERSATIONS, RECIPES, TUNINGS, recipe_named
     from palaestra.launch.report import write_report
     from palaestra.launch.train import resume, train
 
@@ -29,9 +29,11 @@ def train_command(words: Sequence[str]) -> int:
         run = resume(Path(words[1]))
     elif words and words[0] in TUNINGS:
         return _tune(words)
+    elif words and words[0] in CONVERSATIONS:
+        return _converse(words)
     else:
         if not words or words[0].startswith("-"):
-            names = "\n".join(f"  {name}" for name in (*RECIPES, *TUNINGS))
+            names = "\n".join(f"  {name}" for name in (*RECIPES, *TUNINGS, *CONVERSATIONS))
             print(f"palaestra train RECIPE [options], where RECIPE is one of\n{names}\n\npalaestra train --resume RUN")
             return 0 if words else 2
         recipe = recipe_named(words[0])
@@ -56,6 +58,20 @@ def _tune(words: Sequence[str]) -> int:
         options = _options(TuningOptions, TuningOptions(TUNINGS[words[0]]), words)
         run = tune(options.recipe, _folder(options))
     _print_tuning(run)
+    return 0
+
+
+def _converse(words: Sequence[str]) -> int:
+    """Train an agent that talks to worlds of tools."""
+    from palaestra.launch.recipes import CONVERSATIONS
+    from palaestra.launch.report import write_report
+    from palaestra.launch.vrag import train_vrag
+    from palaestra.launch.vrag_config import VragOptions
+
+    options = _options(VragOptions, VragOptions(CONVERSATIONS[words[0]]), words)
+    run = train_vrag(options.recipe, _folder(options))
+    _print_result(run)
+    print(f"report: {write_report(run)}")
     return 0
 
 
@@ -251,9 +267,10 @@ def list_command(words: Sequence[str]) -> int:
     """List what there is."""
     from palaestra.envs.registry import names
     from palaestra.launch.bench import BENCHES
-    from palaestra.launch.recipes import RECIPES, TUNINGS
+    from palaestra.launch.recipes import CONVERSATIONS, RECIPES, TUNINGS
 
-    for title, entries in (("worlds", names()), ("recipes", [*RECIPES, *TUNINGS]), ("benches", list(BENCHES))):
+    recipes = [*RECIPES, *TUNINGS, *CONVERSATIONS]
+    for title, entries in (("worlds", names()), ("recipes", recipes), ("benches", list(BENCHES))):
         print(f"{title}:")
         print("\n".join(f"  {entry}" for entry in entries))
     print("Any Gymnasium id and package.module:function are worlds too.")
@@ -294,8 +311,8 @@ def bench_command(words: Sequence[str]) -> int:
     """Run a bench by name."""
     from palaestra.launch.bench import BENCHES
 
-    if not words or words[0] not in BENCHES:
-        print(f"palaestra bench BENCH, where BENCH is one of {', '.join(BENCHES)}")
+    if len(words) != 1 or words[0] not in BENCHES:
+        print(f"palaestra bench BENCH, where BENCH is one of {', '.join(BENCHES)}; a bench takes no options")
         return 2
     result = BENCHES[words[0]]()
     print(json.dumps(result, indent=2))
