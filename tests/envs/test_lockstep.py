@@ -428,7 +428,8 @@ def test_a_same_step_world_without_last_views_is_refused() -> None:
 def test_action_spaces_that_are_neither_box_discrete_nor_text_are_refused() -> None:
     env = TorchVectorEnv(SAME_STEP)
     env.single_action_space = spaces.MultiBinary(3)
-    with pytest.raises(TypeError, match=r"torch: the action space is MultiBinary\(3\), expected a Box, a Discrete or a Text"):
+    wanted = r"torch: the action space is MultiBinary\(3\), expected a Box, a Discrete or a Text"
+    with pytest.raises(TypeError, match=wanted):
         LockstepWorlds(env, id="torch")
 
 

@@ -1,0 +1,187 @@
+"""A phone that is served: a device in pixels instead of dp, and the paths of its files."""
+
+from __future__ import annotations
+
+import posixpath
+import sqlite3
+
+import numpy as np
+
+from palaestra.envs.android import touch
+from palaestra.envs.android.device import Device, State
+from palaestra.envs.android.storage import Database
+from palaestra.envs.android.views import TALL, WIDTH
+
+SECONDS = 2.0
+"""Virtual seconds that an input takes, as in `world.PhoneEnv`."""
+MOST_BYTES = 64 * 2**20
+"""The most that all files together may hold."""
+_ROOT = "/storage/emulated/0"
+_ALIASES = ("/sdcard", "/mnt/sdcard", "/storage/self/primary", "/data/media/0")
+
+
+class FullError(OSError):
+    """No space is left on the phone."""
+
+
+class Phone:
+    """A device behind a screen of so many pixels."""
+
+    def __init__(self, device: Device, width: int = 1080, height: int = 2160) -> None:
+        self.device = device
+        self.size = (width, height)
+        self.snapshots: dict[str, State] = {}
+        self._down: tuple[float, float, bool] | None = None
+        self._last = (0.0, 0.0)
+
+    # The screen.
+
+    def picture(self) -> np.ndarray:
+        """Return the screen, [height, width, 3] uint8."""
+        return self.device.screen(self.size[1], self.size[0])
+
+    def dp(self, x: float, y: float) -> tuple[float, float]:
+        """Return a point in dp from one in pixels."""
+        return x * WIDTH / self.size[0], y * TALL / self.size[1]
+
+    def pixels(self, x: float, y: float) -> tuple[int, int]:
+        """Return a point in pixels from one in dp."""
+        return round(x * self.size[0] / WIDTH), round(y * self.size[1] / TALL)
+
+    def tap(self, x: float, y: float) -> None:
+        """Tap a pixel."""
+        touch.tap(self.device, *self.dp(x, y))
+        self.device.tick(SECONDS)
+
+    def swipe(self, x: float, y: float, to_x: float, to_y: float, milliseconds: float = 300) -> None:
+        """Move a finger over pixels; half a second at one place is a long press."""
+        start, end = self.dp(x, y), self.dp(to_x, to_y)
+        if milliseconds >= 500 and start == end:
+            touch.long_press(self.device, *start)
+        else:
+            touch.swipe(self.device, *start, *end)
+        self.device.tick(SECONDS)
+
+    def finger(self, x: float, y: float, down: bool) -> None:
+        """Put a raw finger down, move or lift it; the whole way is one gesture, done when it lifts."""
+        if down:
+            self._down = self._down or (x, y, True)
+            self._last = (x, y)
+        elif self._down is not None:
+            (start_x, start_y, _), (end_x, end_y) = self._down, self._last
+            self._down = None
+            self.swipe(start_x, start_y, end_x, end_y)
+
+    def key(self, name: str) -> bool:
+        """Press a key by its name, such as "BACK"; returns whether the phone has such a key."""
+        known = {"BACK": touch.back, "ESCAPE": touch.back, "HOME": touch.home, "ENTER": touch.enter,
+                 "NUMPAD_ENTER": touch.enter, "DEL": touch.erase}  # fmt: skip
+        if name not in known:
+            return False
+        known[name](self.device)
+        self.device.tick(SECONDS)
+        return True
+
+    def text(self, text: str) -> None:
+        """Type into the field that has the keyboard."""
+        touch.type_text(self.device, text)
+        self.device.tick(SECONDS)
+
+    # Files: the shared storage, and databases as SQLite files.
+
+    def path(self, path: str) -> str:
+        """Return a path in its one true form; ".." leads nowhere but inside the phone."""
+        whole = posixpath.normpath(posixpath.join("/", path))
+        whole = "/" + whole.lstrip("/")
+        for alias in _ALIASES:
+            if whole == alias or whole.startswith(alias + "/"):
+                return _ROOT + whole[len(alias) :]
+        return whole
+
+    def _databases(self) -> dict[str, str]:
+        return {app.database: package for package, app in self.device.apps.items() if app.database}
+
+    def paths(self) -> list[str]:
+        """Return all files and (with a slash at the end) folders that are written down as such."""
+        return [*self.device.files, *self._databases()]
+
+    def is_folder(self, path: str) -> bool:
+        """Whether a path is a folder, said so or because something lies in it."""
+        start = self.path(path).rstrip("/") + "/"
+        return start == "/" or any(known.startswith(start) for known in self.paths())
+
+    def is_file(self, path: str) -> bool:
+        """Whether a path is a file."""
+        path = self.path(path)
+        return path in self.device.files or path in self._databases()
+
+    def entries(self, path: str) -> list[str]:
+        """Return the names in a folder, sorted."""
+        start = self.path(path).rstrip("/") + "/"
+        return sorted({known[len(start) :].split("/")[0] for known in self.paths() if known.startswith(start)} - {""})
+
+    def read(self, path: str) -> bytes:
+        """Return a file's contents.
+
+        Raises:
+            FileNotFoundError: Where there is none.
+        """
+        path = self.path(path)
+        package = self._databases().get(path)
+        if package is not None:
+            return self.device.database(package).file()
+        if path not in self.device.files:
+            raise FileNotFoundError(path)
+        return self.device.files[path]
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write a file; a database's tables become those of the SQLite file that is written.
+
+        Raises:
+            FullError: Where the phone has no room for it.
+            IsADirectoryError: Where a folder has that name.
+        """
+        path = self.path(path)
+        package = self._databases().get(path)
+        if package is not None:
+            load(self.device.database(package), data)
+        elif self.is_folder(path):
+            raise IsADirectoryError(path)
+        elif sum(map(len, self.device.files.values())) + len(data) > MOST_BYTES:
+            raise FullError(f"no space left on device: {path} has {len(data)} bytes")
+        else:
+            self.device.files[path] = data
+        self.device.changed()
+
+    def make_folder(self, path: str) -> None:
+        """Make a folder."""
+        self.device.files[self.path(path).rstrip("/") + "/"] = b""
+        self.device.changed()
+
+    def remove(self, path: str) -> int:
+        """Remove a file, or a folder with all that is in it, and return how many went."""
+        path = self.path(path)
+        gone = [known for known in self.device.files if known == path or known.startswith(path.rstrip("/") + "/")]
+        for known in gone:
+            del self.device.files[known]
+        self.device.changed()
+        return len(gone)
+
+
+def load(database: Database, data: bytes) -> None:
+    """Take tables from the bytes of an SQLite file; what is none, or lacks a table, changes nothing.
+
+    Raises:
+        sqlite3.Error: Where it is no such file.
+    """
+    connection = sqlite3.connect(":memory:")
+    try:
+        connection.deserialize(data)
+        connection.row_factory = sqlite3.Row
+        tables = {
+            name: {int(row["_id"]): dict(row) for row in connection.execute(f"SELECT * FROM {name} ORDER BY _id")}
+            for name in database.schema
+        }
+    finally:
+        connection.close()
+    database.tables = tables

@@ -1,0 +1,217 @@
+"""The phone over adb's wire: by hand, by Debian's adb, by adbutils, by adb-shell."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import shutil
+import socket
+import struct
+import subprocess
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from palaestra.envs.android.device import Device
+from palaestra.envs.android.wire.adbd import CNXN, message, serve_adb
+from palaestra.envs.android.wire.phone import Phone
+
+
+class Served:
+    """A phone served from a thread."""
+
+    def __init__(self, phone: Phone) -> None:
+        self.phone = phone
+        self.loop = asyncio.new_event_loop()
+        self.server = self.loop.run_until_complete(serve_adb(phone, 0))
+        self.port: int = self.server.sockets[0].getsockname()[1]
+        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self.thread.start()
+
+    def close(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._end(), self.loop).result(5)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join(5)
+
+    async def _end(self) -> None:
+        self.server.close()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    served = Served(Phone(Device(0)))
+    yield served
+    served.close()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Adb:
+    """Debian's adb with a server of its own."""
+
+    def __init__(self, port: int) -> None:
+        self.environment = os.environ | {"ANDROID_ADB_SERVER_PORT": str(free_port())}
+        self.name = f"127.0.0.1:{port}"
+        assert "connected to" in self("connect", self.name, named=False)[1]
+
+    def __call__(self, *words: str, named: bool = True, stdin: bytes = b"") -> tuple[int, str]:
+        command = ["adb", *(["-s", self.name] if named else []), *words]
+        done = subprocess.run(command, env=self.environment, input=stdin, capture_output=True, timeout=20, check=False)
+        return done.returncode, (done.stdout + done.stderr).decode(errors="replace")
+
+    def bytes(self, *words: str) -> bytes:
+        command = ["adb", "-s", self.name, *words]
+        return subprocess.run(command, env=self.environment, capture_output=True, timeout=20, check=True).stdout
+
+
+@pytest.fixture(scope="module")
+def adb(served: Served) -> Iterator[Adb]:
+    if shutil.which("adb") is None:
+        pytest.skip("adb is not installed")
+    adb = Adb(served.port)
+    yield adb
+    adb("kill-server", named=False)
+
+
+def test_debians_adb_takes_it_for_a_phone(adb: Adb) -> None:
+    assert "model:Palaestra_1" in adb("devices", "-l", named=False)[1]
+    assert adb("shell", "getprop sys.boot_completed") == (0, "1\n")
+    assert adb("shell", "exit_code_test") == (127, "/system/bin/sh: exit_code_test: inaccessible or not found\n")
+    assert adb("shell", "echo", "'a b'", "&&", "false")[0] == 1
+    assert adb("root")[1].startswith("adbd is already running as root")
+    assert adb("shell", "cat", stdin=b"from the host\n")[1] == "from the host\n"
+    assert adb("shell", stdin=b"echo hi\nexit\n")[1].count("hi") == 1
+
+
+def test_files_come_and_go_unchanged(adb: Adb, tmp_path: object) -> None:
+    path = os.path.join(str(tmp_path), "blob")
+    data = random.Random(0).randbytes(3_000_001)
+    with open(path, "wb") as file:
+        file.write(data)
+    assert adb("push", path, "/sdcard/Download/blob")[0] == 0
+    assert adb("shell", "wc -c /sdcard/Download/blob")[1] == "3000001\n"
+    assert adb("pull", "/sdcard/Download/blob", path + "2")[0] == 0
+    with open(path + "2", "rb") as file:
+        assert file.read() == data
+    assert "blob" in adb("ls", "/sdcard/Download")[1]
+    code, text = adb("pull", "/sdcard/../../etc/passwd", path + "3")
+    assert code != 0 and "remote object" in text
+    assert adb.bytes("exec-out", "cat", "/sdcard/Download/blob") == data
+
+
+def test_a_screen_over_the_wire_is_the_screen_in_the_process(adb: Adb, served: Served) -> None:
+    """The same seed and actions give the same screens both ways."""
+    import io
+
+    from PIL import Image
+
+    alone = Phone(Device(0))
+    served.phone.device.reset(0)
+    for line in ("input tap 200 300", "input swipe 540 1500 540 700", "input text hello", "input keyevent 4",
+                 "input tap 540 620", "input keyevent KEYCODE_HOME"):  # fmt: skip
+        adb("shell", line)
+        words = line.split()
+        if words[1] == "tap":
+            alone.tap(float(words[2]), float(words[3]))
+        elif words[1] == "swipe":
+            alone.swipe(*map(float, words[2:]))
+        elif words[1] == "text":
+            alone.text(words[2])
+        else:
+            alone.key({"4": "BACK"}.get(words[2], "HOME"))
+        picture = Image.open(io.BytesIO(adb.bytes("exec-out", "screencap", "-p")))
+        assert picture.size == (1080, 2160) and picture.tobytes() == alone.picture().tobytes(), line
+
+
+def test_adbutils_works(adb: Adb, served: Served) -> None:
+    adbutils = pytest.importorskip("adbutils")
+    client = adbutils.AdbClient(host="127.0.0.1", port=int(adb.environment["ANDROID_ADB_SERVER_PORT"]))
+    device = client.device(serial=adb.name)
+    assert device.shell("echo hi") == "hi"
+    result = device.shell2("false")
+    assert result.returncode == 1
+    device.sync.push(b"text", "/sdcard/note.txt")
+    assert device.sync.read_bytes("/sdcard/note.txt") == b"text"
+    assert device.window_size() == (1080, 2160)
+    device.app_start("com.android.settings", ".Settings")
+    assert device.app_current().package == "com.android.settings"
+    assert device.screenshot().size == (1080, 2160)
+    assert "Settings" not in device.dump_hierarchy()[:10]
+
+
+def test_adb_shell_works_without_any_adb(served: Served) -> None:
+    client = pytest.importorskip("adb_shell.adb_device")
+    device = client.AdbDeviceTcp("127.0.0.1", served.port, default_transport_timeout_s=9.0)
+    assert device.connect(auth_timeout_s=0.1)
+    assert device.shell("echo hi") == "hi\n"
+    assert [entry.filename for entry in device.list("/sdcard")][:1]
+    device.close()
+
+
+def connected(port: int) -> socket.socket:
+    plug = socket.create_connection(("127.0.0.1", port), timeout=5)
+    plug.sendall(message(CNXN, 0x01000001, 2**20, b"host::"))
+    assert plug.recv(24)[:4] == b"CNXN"
+    return plug
+
+
+def test_garbage_and_clients_that_vanish_harm_nobody(served: Served) -> None:
+    rubbish = random.Random(1)
+    for size in (1, 24, 1000, 100_000):
+        with socket.create_connection(("127.0.0.1", served.port), timeout=5) as plug:
+            try:
+                plug.sendall(rubbish.randbytes(size))
+                plug.shutdown(socket.SHUT_WR)
+                assert plug.recv(10) == b""
+            except ConnectionError:
+                pass
+    huge = struct.pack("<6I", CNXN, 0, 0, 2**31, 0, CNXN ^ 0xFFFFFFFF)
+    with socket.create_connection(("127.0.0.1", served.port), timeout=5) as plug:
+        plug.sendall(huge)
+        assert plug.recv(10) == b""
+    for _ in range(20):  # in the middle of a transfer
+        plug = connected(served.port)
+        plug.sendall(message(int.from_bytes(b"OPEN", "little"), 1, 0, b"sync:\0"))
+        body = b"SEND" + struct.pack("<I", 9) + b"/sdcard/x" + b"DATA" + struct.pack("<I", 500) + b"half"
+        plug.sendall(message(int.from_bytes(b"WRTE", "little"), 1, 1, body))
+        plug.close()
+    plug = connected(served.port)
+    plug.sendall(message(int.from_bytes(b"OPEN", "little"), 7, 0, b"tcp:22\0"))
+    answer = b""
+    while b"CLSE" not in answer and (part := plug.recv(4096)):
+        answer += part
+    assert b"CLSE" in answer
+    plug.close()
+    assert not served.phone.is_file("/sdcard/x")
+
+
+def test_two_clients_at_once(adb: Adb, served: Served) -> None:
+    client = pytest.importorskip("adb_shell.adb_device")
+    device = client.AdbDeviceTcp("127.0.0.1", served.port, default_transport_timeout_s=9.0)
+    device.connect(auth_timeout_s=0.1)
+    for index in range(5):
+        assert adb("shell", f"echo {index}")[1] == f"{index}\n"
+        assert device.shell(f"echo {index}") == f"{index}\n"
+    device.close()
+
+
+def test_the_log_is_followed(adb: Adb, served: Served) -> None:
+    process = subprocess.Popen(["adb", "-s", adb.name, "logcat", "-v", "epoch", "Palaestra:V", "*:S"],
+                               env=adb.environment, stdout=subprocess.PIPE)  # fmt: skip
+    assert process.stdout is not None
+    served.loop.call_soon_threadsafe(served.phone.device.log, "Other", "no")
+    served.loop.call_soon_threadsafe(served.phone.device.log, "Palaestra", "reward 1.0")
+    line = process.stdout.readline().decode()
+    process.kill()
+    process.wait()
+    assert line.endswith("I Palaestra: reward 1.0\n") and line.startswith(" ")
