@@ -297,6 +297,14 @@ def serve_command(words: Sequence[str]) -> int:
     return 0
 
 
+def phone_command(words: Sequence[str]) -> int:
+    """Serve a simulated phone until stopped."""
+    from palaestra.launch.phone import PhoneOptions, phone
+
+    phone(tyro.cli(PhoneOptions, prog="palaestra phone", args=list(words)))
+    return 0
+
+
 def doctor_command(words: Sequence[str]) -> int:
     """Print what this machine can run."""
     from palaestra.launch.doctor import doctor

@@ -18,6 +18,7 @@ from palaestra.launch.config import (
     TuningRecipe,
     WorldConfig,
 )
+from palaestra.launch.vrag_config import VragRecipe
 
 REACH = Recipe(
     name="reach",
@@ -81,12 +82,17 @@ TINY_VLM = TuningRecipe()
 TUNINGS = {recipe.name: recipe for recipe in (TINY_VLM,)}
 """Recipes of the other kind: supervised fine-tuning of a vision-language model."""
 
+VRAG_PAGES = VragRecipe()
+
+CONVERSATIONS = {recipe.name: recipe for recipe in (VRAG_PAGES,)}
+"""Recipes of a third kind: agents that talk to worlds of tools."""
+
 
 def recipe_named(name: str) -> AnyRecipe:
     """Return a recipe; a wrong name gets the nearest right ones."""
     if name in RECIPES:
         return RECIPES[name]
-    known = (*RECIPES, *TUNINGS)
+    known = (*RECIPES, *TUNINGS, *CONVERSATIONS)
     near = difflib.get_close_matches(name, known, 3, 0.4)
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     raise LookupError(f"there is no recipe {name!r}.{hint} Recipes: {', '.join(known)}.")

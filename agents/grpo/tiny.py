@@ -187,7 +187,14 @@ class TinySpeaker(nn.Module):
         self._closing = frozenset(map(self.words.id, CLOSINGS))
 
     def read(self, turn: Turn, first: bool) -> Passage:
-        """Return what a turn adds to a conversation: each turn of the world lies between two marks of role."""
+        """Return what a turn adds to a conversation: each turn of the world lies between two marks of role.
+
+        Raises:
+            ValueError: A picture is not 24 x 24 x 1, or a word is not in the vocabulary.
+        """
+        for image in turn.images:
+            if tuple(image.shape) != (SIDE, SIDE, 1):
+                raise ValueError(f"the small model sees {SIDE} x {SIDE} x 1 pixels, got {list(image.shape)}.")
         ids = [self.words.id(USER), *[self._image] * (PATCHES * len(turn.images))]
         return Passage((*ids, *self.words.encode(turn.text), self.words.id(AGENT)), turn.images)
 

@@ -118,7 +118,7 @@ def test_means_of_divergences(kind: str) -> None:
 
 
 def test_gradients_of_divergences() -> None:
-    """Off the old policy, "unbiased" has the gradient of KL(π‖π_ref), "forward" that of KL(π_ref‖π); plain k3 neither."""
+    """Off the old policy, "unbiased" has the gradient of KL(π‖π_ref), "forward" that of KL(π_ref‖π); k3 neither."""
     torch.manual_seed(0)
     logits = torch.randn(5, dtype=torch.float64, requires_grad=True)
     old, reference = (torch.randn(5, dtype=torch.float64).log_softmax(0) for _ in range(2))
@@ -171,8 +171,6 @@ def test_first_update_is_the_policy_gradient() -> None:
     """(h): at π = π_old every member has ratio 1, nothing clipped and no divergence."""
     torch.manual_seed(0)
     for name, objective in PRESETS.items():
-        if objective.ratio == "sequence" and objective.low < 1e-2:
-            assert objective.low > 0
         logprob = -torch.rand(2, 4, dtype=torch.float64)
         _, watched = loss(logprob, logprob, torch.randn(2, 4, dtype=torch.float64), MASK, objective, reference=logprob)
         assert watched["clip_fraction"] == 0 and watched["ratio"].item() == pytest.approx(1), name
