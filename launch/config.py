@@ -263,7 +263,7 @@ class TuningRecipe:
     """Folder of the checkpoint to start from; where empty, a tiny one with random weights is built."""
     image_size: int = 32
     """Side in pixels to which the tiny checkpoint resizes pictures."""
-    families: tuple[Family, ...] = ("describe", "colour", "count")
+    families: tuple[Family, ...] = ("describe", "colour")
     """Kinds of questions to learn."""
     questions: int = 20_000
     """Of the training split, in an epoch."""
