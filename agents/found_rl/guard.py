@@ -35,7 +35,7 @@ class Guard:
         self.tensors = {
             "returns": torch.zeros(worlds),
             "alive": torch.ones(worlds, dtype=torch.bool),
-            "samples": torch.full((config.memory, worlds), torch.nan),
+            "samples": torch.zeros(config.memory, worlds),
             "windows": torch.zeros((), dtype=torch.int64),
             "decisions": torch.zeros((), dtype=torch.int64),
             "errors": torch.zeros(2, dtype=torch.float64),
