@@ -16,6 +16,7 @@ COMMANDS = {
     "list": "list worlds, recipes and benches",
     "check": "check that a world keeps the contract: palaestra check WORLD",
     "serve": "answer asks to models over HTTP, many in one batch: palaestra serve --model NAME=ENGINE:PATH",
+    "phone": "serve a simulated Android phone to adb and android-env, or show it: palaestra phone --serve --show",
     "doctor": "say what this machine can run and how to mend what is missing",
     "bench": "measure speed: palaestra bench BENCH",
 }

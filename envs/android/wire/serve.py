@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import importlib.util
 from typing import Any
 
-from palaestra.envs.android.device import Device
-from palaestra.envs.android.noise import noise_named
 from palaestra.envs.android.wire.adbd import serve_adb
+from palaestra.envs.android.wire.page import Page, serve_page
 from palaestra.envs.android.wire.phone import Phone
 
 
@@ -43,18 +41,17 @@ async def serve(phone: Phone, adb_port: int = 5555, grpc_port: int = 8554) -> Se
     return Serving(phone, adb, controller, int(adb.sockets[0].getsockname()[1]), port)
 
 
-def serve_forever(seed: int, preset: str, adb_port: int, grpc_port: int, width: int, height: int) -> None:
-    """Serve a fresh phone until the process is told to stop, and say how to reach it."""
-
-    async def run() -> None:
-        serving = await serve(Phone(Device(seed, noise_named(preset)), width, height), adb_port, grpc_port)
-        print(f"adb: 127.0.0.1:{serving.adb_port} (adb connect 127.0.0.1:{serving.adb_port})")
+async def serve_forever(page: Page, adb_port: int | None, grpc_port: int, page_port: int | None) -> None:
+    """Serve a phone until the task is cancelled, and say how to reach it; None leaves a part out."""
+    if adb_port is not None:
+        serving = await serve(page.phone, adb_port, grpc_port)
+        print(f"adb: adb connect 127.0.0.1:{serving.adb_port} (on an odd port from 5555 to 5585 adb finds it itself)")
         if serving.grpc_port:
             print(f"emulator controller: localhost:{serving.grpc_port}")
         else:
             print("no emulator controller: pip install 'palaestra[android]'")
-        print("Ctrl-C ends it", flush=True)
-        await asyncio.Event().wait()
-
-    with contextlib.suppress(asyncio.CancelledError):
-        asyncio.run(run())
+    if page_port is not None:
+        server = await serve_page(page, page_port)
+        print(f"page: http://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
+    print("Ctrl-C ends it", flush=True)
+    await asyncio.Event().wait()
