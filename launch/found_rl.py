@@ -175,8 +175,8 @@ def danger_of(env: DrivingEnv) -> Danger:
 def _summary(told: list[dict[str, float]]) -> dict[str, float]:
     """Return sums of episodes and faults, the success rate over all of them, and means of the rest."""
     episodes = sum(each["rollout/episodes"] for each in told)
-    means = {name: sum(each[name] for each in told) / len(told) for name in told[0]}
-    means.pop("rollout/success_once", None)
+    names = told[0].keys() - {"rollout/success_once"}  # is told only where an episode ended
+    means = {name: sum(each[name] for each in told) / len(told) for name in names}
     means |= {"rollout/episodes": episodes, "rollout/faults": sum(each["rollout/faults"] for each in told)}
     if episodes:
         won = sum(each.get("rollout/success_once", 0.0) * each["rollout/episodes"] for each in told)
