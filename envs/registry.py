@@ -16,6 +16,7 @@ import difflib
 import importlib
 import importlib.util
 import inspect
+import warnings
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +24,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, cast
 
 import gymnasium
+import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 
@@ -176,15 +178,30 @@ def find(id: str) -> Factory:
         return _load(id, *entries.values())
     if ":" in id:
         return _import(id)
-    spec = gymnasium.registry.get(id)
+    spec = gymnasium.registry.get(id) or _from_packages(id)
     if spec is None or _MANISKILL + id in names():  # once imported, ManiSkill gives Gymnasium its batched worlds
         raise ValueError(_unknown(id))
     return partial(_gymnasium, spec)
 
 
 def _gymnasium(spec: gymnasium.envs.registration.EnvSpec, **options: Any) -> gymnasium.Env[Any, Any]:
-    """Make one of Gymnasium's worlds; by its spec, since a worker process may not know its id."""
-    return gymnasium.make(spec, disable_env_checker=True, **options)
+    """Make one of Gymnasium's worlds; by its spec, since a worker process may not know its id. Tables are flattened."""
+    env = gymnasium.make(spec, disable_env_checker=True, **options)
+    space = env.observation_space
+    table = isinstance(space, gymnasium.spaces.Box) and len(space.shape) > 1 and space.dtype != np.uint8
+    return gymnasium.wrappers.FlattenObservation(env) if table else env
+
+
+def _from_packages(id: str) -> gymnasium.envs.registration.EnvSpec | None:
+    """Return what a package knows by a name that declares worlds to Gymnasium, which no longer asks them itself."""
+    for entry in entry_points(group="gymnasium.envs"):
+        try:
+            entry.load()()
+        except Exception as error:  # that package may have nothing to do with the name
+            warnings.warn(f"{_distribution(entry)} does not load its worlds: {error}", stacklevel=2)
+        if id in gymnasium.registry:
+            return gymnasium.registry[id]
+    return None
 
 
 def _load(id: str, entry: EntryPoint) -> Factory:

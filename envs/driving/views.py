@@ -36,12 +36,12 @@ class Views:
         state = gymnasium.spaces.Box(-np.inf, np.inf, (WIDTH,), np.float32)
         if self.painter is None:
             return state
-        if self.view == "bev":
-            side = self.painter.pixels
-            other = gymnasium.spaces.Box(0, 255, (side, side, CHANNELS), np.uint8)
-        else:
-            other = gymnasium.spaces.Box(-np.inf, np.inf, (Scene.width(vehicles, walkers),), np.float32)
-        return gymnasium.spaces.Dict({self.view: other, "state": state})
+        if self.view == "scene":
+            rows = gymnasium.spaces.Box(-np.inf, np.inf, (Scene.width(vehicles, walkers),), np.float32)
+            return gymnasium.spaces.Dict({"scene": rows, "state": state})
+        side = self.painter.pixels
+        views = gymnasium.spaces.Box(0, 255, (side, side, CHANNELS), np.uint8)
+        return gymnasium.spaces.Dict({"bev": views, "state": state})
 
     def all(self, state: State, vectors: Tensor) -> Observed:
         """Return what all worlds show, whose state vectors are [W, 88]."""

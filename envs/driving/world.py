@@ -103,7 +103,8 @@ class DrivingEnv(VectorEnv[Observed, Tensor, Tensor]):
             cruise: m/s that the reward wants on a free road.
             reward: Which reward.
             endings: "train": an infraction ends the episode; "evaluation": it is only counted.
-            max_episode_steps: By default twice what the longest route takes at `cruise`, and 30 s.
+            max_episode_steps: By default twice what the longest route takes at `cruise`, twice the longest cycle of a
+                signal, and 30 s.
             view: What is shown beside the state: nothing, bird's-eye views, or what those are drawn from.
             pixels: The side of the bird's-eye views: 32, 64, 96 or 192.
             render_mode: "rgb_array" where `render` is wanted.
@@ -124,7 +125,8 @@ class DrivingEnv(VectorEnv[Observed, Tensor, Tensor]):
         self.render_mode = render_mode
         self.reward, self.endings = reward, endings
         longest = float(arena.route_count.max()) * SPACING
-        self.max_episode_steps = max_episode_steps or int((2 * longest / cruise + 30) / DT)
+        red = float(arena.cycle.max()) if len(arena.cycle) else 0.0
+        self.max_episode_steps = max_episode_steps or int((2 * longest / cruise + 2 * red + 30) / DT)
         self._views = Views(self.arena, self.tables.signals, view, pixels)
         self.painter = self._views.painter
         self.single_observation_space = self._views.space(vehicles + 1, walkers)

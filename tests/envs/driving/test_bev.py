@@ -98,7 +98,7 @@ def brute_force(world: DrivingEnv, scene: Scene, row: int, pixels: int) -> np.nd
 def test_views_are_what_a_test_of_every_pixel_shows(pixels: int, maps: str) -> None:
     world, shown = driven(pixels=pixels, maps=maps)
     scene = Scene.of(world.state)
-    for row in range(3):
+    for row in range(2):
         view, expected = shown["bev"][row].numpy(), brute_force(world, scene, row, pixels)
         for channel in [0, 1, *range(3, 15)]:
             one, other = view[..., channel], expected[..., channel]

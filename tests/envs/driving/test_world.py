@@ -129,6 +129,7 @@ def test_a_long_contact_is_one_collision(free_road: Arena) -> None:
 def test_a_reached_route_is_a_strict_success(road: Arena) -> None:
     world = DrivingEnv(count=2, maps=road, vehicles=8, walkers=4)
     world.reset(seed=[3, 4])
+    put_ego(world, 120.0, 5.0)
     ends = 0
     for _ in range(world.max_episode_steps):
         _, reward, terminated, truncated, info = world.step(expert_action(world))
