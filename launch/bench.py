@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from palaestra.launch.bench_driving import driving
 from palaestra.launch.bench_exploration import exploration
+from palaestra.launch.bench_phone import phone
+from palaestra.launch.bench_retrieval import retrieval
 from palaestra.launch.bench_server import server
 
 if TYPE_CHECKING:
@@ -82,6 +84,8 @@ BENCHES: dict[str, Callable[..., dict[str, Any]]] = {
     "exploration": exploration,
     "server": server,
     "driving": driving,
+    "phone": phone,
+    "retrieval": retrieval,
 }
 """The benches by name. Each returns what it measured, ready to be written as JSON."""
 

@@ -106,8 +106,8 @@ class _Run:
 
     def _pretrain(self) -> None:
         """Give the model what a vision-language model brings along, or read it from another run."""
-        if self.recipe.base:
-            self.speaker.load_state_dict(load_file(self.recipe.base))
+        if self.recipe.base or self.recipe.imitated:
+            self.speaker.load_state_dict(load_file(self.recipe.base or self.recipe.imitated))
             self.speaker.eyes.requires_grad_(False)
         else:
             for metrics in pretrain(self.speaker, self.recipe.pretrain, self.recipe.seed):
@@ -115,8 +115,11 @@ class _Run:
         self._save("stage0")
 
     def _imitate(self) -> None:
-        """Imitate a teacher on the questions that are for it."""
+        """Imitate a teacher on the questions that are for it, or read what another run made of that."""
         recipe = self.recipe
+        if recipe.imitated:
+            self.speaker.load_state_dict(load_file(recipe.imitated))
+            return
         generator = np.random.default_rng((recipe.seed, 0x736674))
         questions = self.corpus.splits["sft"]
         chosen = [questions[i] for i in generator.integers(len(questions), size=recipe.imitation.trajectories)]
@@ -230,10 +233,10 @@ def evaluation(name: str, played: Sequence[Trajectory], scores: Sequence[Score |
             }
         )
     summary = summarise(played, scores)
-    right = sum(bool(episode["success_once"]) for episode in episodes)
+    successes = sum(bool(episode["success_once"]) for episode in episodes)
     finished = sum(episode["outcome"] == "answered" for episode in episodes)
     spread = 1.96 * float(np.std(ndcgs)) / max(len(ndcgs), 1) ** 0.5
-    rate, interval = summary["accuracy"], wilson(right, len(episodes))
+    rate, interval = summary["accuracy"], wilson(successes, len(episodes))
     return {
         "name": name, "success_definition": SUCCESS, "episodes": len(episodes), "success_once": rate,
         "success_at_end": rate, "interval_once": interval, "interval_at_end": interval,

@@ -25,6 +25,8 @@ class VragRecipe:
     """What the run is called in tables."""
     base: str = ""
     """A stage0.safetensors of another run, so that seeing and pointing need not be learnt again."""
+    imitated: str = ""
+    """An imitated.safetensors of another run, so that only reinforcement is left."""
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     """Stage 0: seeing, reading and pointing."""
     expert: ExpertConfig = field(default_factory=ExpertConfig)
@@ -68,8 +70,10 @@ class VragRecipe:
             raise ValueError(
                 f"grpo.group is {self.grpo.group}: conversations are compared within a group, so at least 2."
             )
-        if self.base and not Path(self.base).is_file():
-            raise ValueError(f"base is {self.base!r}, which is no file: give the stage0.safetensors of another run.")
+        for name, file in (("base", "stage0"), ("imitated", "imitated")):
+            path = getattr(self, name)
+            if path and not Path(path).is_file():
+                raise ValueError(f"{name} is {path!r}, which is no file: give the {file}.safetensors of another run.")
 
 
 @dataclass(frozen=True)

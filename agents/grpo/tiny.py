@@ -173,7 +173,8 @@ class TinySpeaker(nn.Module):
         self.embedding = nn.Embedding(len(self.words), width)
         self.place = nn.Parameter(torch.randn(PATCHES, width))
         self.eyes = Eyes(width)
-        self.layers = nn.ModuleList(Layer(width) for _ in range(self.config.layers))
+        self._layers = [Layer(width) for _ in range(self.config.layers)]
+        self.layers = nn.ModuleList(self._layers)
         self.norm = nn.LayerNorm(width)
         with torch.no_grad():  # words for the same thing lie close together, as in any model that has read
             here, there = (torch.tensor([self.words.id(f" {word}") for word in some]) for some in (TITLES, ALIASES))
@@ -226,7 +227,7 @@ class TinySpeaker(nn.Module):
         seen = memory.position[:, None, :new]
         bias = _bias(position[:, :, None] - seen, (seen >= 0) & (seen <= position[:, :, None]))
         x = self.embed(ids, images)
-        for number, layer in enumerate(self.layers):
+        for number, layer in enumerate(self._layers):
             query, key, value = layer.project(x)
             memory.keys[number][:, :, old:new] = key
             memory.values[number][:, :, old:new] = value
@@ -249,7 +250,7 @@ class TinySpeaker(nn.Module):
         distance = place[:, None] - place
         bias = _bias(distance, distance >= 0)[None]
         x = self.embed(ids, images)
-        for layer in self.layers:
+        for layer in self._layers:
             x = layer(x, *layer.project(x), bias)
         return self._logits(x)
 

@@ -41,7 +41,7 @@ RESERVED = frozenset({"reset", "reward", "answer", "think"})
 _KINDS = {str: "string", int: "integer", float: "number", bool: "boolean", list: "array", dict: "object"}
 
 
-class Refused(ValueError):
+class CallError(ValueError):
     """A call that does not fit its tool: the agent is told why."""
 
 
@@ -67,23 +67,23 @@ class Tool:
         """Read the arguments of a call: a JSON object, or the text of the only parameter.
 
         Raises:
-            Refused: They do not fit the parameters.
+            CallError: They do not fit the parameters.
         """
         body = body.strip()
         if body.startswith("{") and list(self.kinds.values()) != [dict]:
             try:
                 given = json.loads(body)
             except (ValueError, RecursionError) as error:
-                raise Refused(f"the arguments of {self.name} are no JSON: {error}") from None
+                raise CallError(f"the arguments of {self.name} are no JSON: {error}") from None
         elif len(self.kinds) == 1:
             (parameter,) = self.kinds
             given = {parameter: _read(body, self.kinds[parameter], f"{self.name}'s {parameter}")}
         elif body:
-            raise Refused(f"{self.name} takes a JSON object with {', '.join(self.kinds) or 'nothing in it'}")
+            raise CallError(f"{self.name} takes a JSON object with {', '.join(self.kinds) or 'nothing in it'}")
         else:
             given = {}
         if wrong := sorted(given.keys() - self.kinds.keys()) + [name for name in self.required if name not in given]:
-            raise Refused(f"{self.name} takes {', '.join(self.kinds) or 'nothing'}: see {wrong[0]!r}")
+            raise CallError(f"{self.name} takes {', '.join(self.kinds) or 'nothing'}: see {wrong[0]!r}")
         return {name: _fit(value, self.kinds[name], f"{self.name}'s {name}") for name, value in given.items()}
 
 
@@ -175,7 +175,7 @@ class ToolWorlds:
         anchor = (str(record.task), *record.actions)
         try:
             if match is None:
-                raise Refused(f"call a tool ({', '.join(self.tools)}) or answer")
+                raise CallError(f"call a tool ({', '.join(self.tools)}) or answer")
             if time.monotonic() - self._began > self._episode:
                 raise TimeoutError(f"the episode took more than {self._episode:g} s")
             tool = self.tools[match.group(1)]
@@ -217,7 +217,7 @@ def _read(text: str, kind: type, name: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        raise Refused(f"{name} is a {kind.__name__}, got {text[:40]!r}") from None
+        raise CallError(f"{name} is a {kind.__name__}, got {text[:40]!r}") from None
 
 
 def _fit(value: Any, kind: type, name: str) -> Any:
@@ -225,5 +225,5 @@ def _fit(value: Any, kind: type, name: str) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise Refused(f"{name} is a {kind.__name__}, got {str(value)[:40]!r}")
+        raise CallError(f"{name} is a {kind.__name__}, got {str(value)[:40]!r}")
     return value

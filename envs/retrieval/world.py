@@ -125,8 +125,8 @@ class PageWorlds:
     def _show_page(self, row: int, hits: Sequence[Hit]) -> Reply:
         """Show the best page that was not shown yet."""
         record = self._rows[row].record
-        fresh = (page for hit in hits if (page := self._corpus.pages[hit.page]).id not in record.shown)
-        page = next(fresh, None)
+        ranked = (self._corpus.pages[hit.page] for hit in hits)
+        page = next((one for one in ranked if one.id not in record.shown), None)
         if page is None:
             return self._refuse(row)
         record.shown.append(page.id)

@@ -83,9 +83,9 @@ def test_history_is_kept_as_it_was_sampled(talkative: TinySpeaker, corpus: Corpu
         assert one.ids.count(talkative.words.id(IMAGE)) == PATCHES * len(one.images)
         assert one.turns == sorted(one.turns) and one.turns[-1] == len(one.anchors) - 1
         for turn, action in enumerate(one.record.actions):
-            said = [token for token, mine, n in zip(one.ids, one.sampled, one.turns, strict=True) if mine and n == turn]
-            assert talkative.decode(said) == action
-            heard = [token for token, mine, n in zip(one.ids, one.sampled, one.turns, strict=True) if n == turn and not mine]
+            tokens = [part[:2] for part in zip(one.ids, one.sampled, one.turns, strict=True) if part[2] == turn]
+            assert talkative.decode([token for token, mine in tokens if mine]) == action
+            heard = [token for token, mine in tokens if not mine]
             assert heard[0] == talkative.words.id(USER) and heard[-1] == talkative.words.id(AGENT)
 
 

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 import torch
@@ -45,7 +46,7 @@ def test_bm25_among_many() -> None:
     for query in ("w1", "w1 w2 w3", "w4 w4 w5"):
         (few,), (all_,) = retriever.search([query], 7), retriever.search([query], 400)
         assert few == all_[:7] and len(all_) == 400
-        assert all((-a.score, a.page) < (-b.score, b.page) for a, b in zip(all_, all_[1:], strict=False))
+        assert all((-a.score, a.page) < (-b.score, b.page) for a, b in pairwise(all_))
 
 
 def test_searches_do_not_meet() -> None:
@@ -57,7 +58,7 @@ def test_searches_do_not_meet() -> None:
 def test_top_breaks_ties_by_column() -> None:
     scores = torch.tensor([[1.0, 3, 3, 3, 3, 0], [5, 5, 5, 5, 5, 5], [0, 1, 2, 3, 4, 5]])
     assert [[hit.page for hit in hits] for hits in top(scores, 3)] == [[1, 2, 3], [0, 1, 2], [5, 4, 3]]
-    assert [[hit.page for hit in hits] for hits in top(scores, 9)][0] == [1, 2, 3, 4, 0, 5]
+    assert [hit.page for hit in top(scores, 9)[0]] == [1, 2, 3, 4, 0, 5]
 
 
 def test_dense_is_an_inner_product() -> None:
