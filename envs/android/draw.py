@@ -135,5 +135,6 @@ def colored(canvas: np.ndarray, palette: np.ndarray, out: np.ndarray) -> None:
     height, width = out.shape[:2]
     if (height, width) != canvas.shape:
         rows, columns = np.arange(height) * TALL // height, np.arange(width) * WIDTH // width
-        canvas = canvas[rows[:, None], columns]
+        np.take(palette[canvas[:, columns]], rows, axis=0, out=out, mode="clip")
+        return
     np.take(palette, canvas, axis=0, out=out, mode="clip")  # "raise" would copy
