@@ -126,7 +126,8 @@ class TeacherConfig:
     """Who advises."""
 
     kind: Literal["scripted", "model"] = "scripted"
-    """scripted: the world's expert, made worse as `quality` says; model: a vision-language model, asked in words."""
+    """scripted: the world's expert, made worse as `quality` says; model: a vision-language model, or for
+    guidance=ccaa a CLIP."""
     quality: Quality = "oracle"
     """scripted: oracle, noisy, blind (to signals), partial (right in a share of its answers) or random."""
     noise: float = 0.5
@@ -140,6 +141,8 @@ class TeacherConfig:
     as it is there, and training never waits."""
     server: str = ""
     """Address of the server that the model is asked on, such as http://127.0.0.1:8000; empty: in this process."""
+    pixels: int = 32
+    """model: side of the pictures that it is shown, 32, 64, 96 or 192; 0: it is asked in words alone."""
     model: str = "teacher"
     """The model's name there; in this process, the folder of a checkpoint."""
 
@@ -183,6 +186,22 @@ class FoundRLRecipe:
 
 
 @dataclass(frozen=True)
+class JudgeConfig:
+    """Whose verdicts are learnt from. What is reported is always the world's own."""
+
+    kind: Literal["state", "noisy", "model"] = "state"
+    """The world's state; the same with errors on purpose; or a vision-language model on a server."""
+    false_positive: float = 0.1
+    """Of `noisy`: share of failures called successes."""
+    false_negative: float = 0.1
+    """Of `noisy`: share of successes called failures."""
+    server: str = "http://127.0.0.1:8000"
+    """Of `model`: the address; start one with `palaestra serve --model judge=...`."""
+    model: str = "judge"
+    """Of `model`: its name there."""
+
+
+@dataclass(frozen=True)
 class DigiRLRecipe:
     """DigiRL, whole: imitation of an expert, an offline stage, then rounds of playing and learning."""
 
@@ -220,6 +239,8 @@ class DigiRLRecipe:
     """The actor's optimiser; its number of steps is not read."""
     learner: Annotated[DigiRLConfig, tyro.conf.arg(name="")] = field(default_factory=DigiRLConfig)
     """What is learnt from what."""
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    """Who says what succeeded."""
     offline_episodes: int = 256
     """Episodes of the imitator that the offline stage learns from; it is the first iteration."""
     capacity: int = 1500
@@ -355,6 +376,8 @@ def _validate_found_rl(recipe: FoundRLRecipe) -> None:
             f"guidance is {learner.guidance!r}, but no teacher knows {recipe.world.id}: take a driving/* world, or "
             "--guidance none."
         )
+    if learner.guidance == "ccaa" and teacher.kind != "model":
+        raise ValueError("guidance='ccaa' takes its bonus from a CLIP model: give --teacher.kind model --teacher.model.")
     if learner.capacity < 2 * recipe.world.count:
         raise ValueError(f"capacity is {learner.capacity}: {recipe.world.count} worlds need at least two slots each.")
     if teacher.delay is not None and teacher.delay < 0:
@@ -371,6 +394,12 @@ def _validate_digirl(recipe: DigiRLRecipe) -> None:
         raise ValueError(f"world.chunk is {recipe.world.chunk}; an agent that acts in words says one action: take 1.")
     if recipe.base and not (Path(recipe.base) / "config.json").is_file():
         raise ValueError(f"base is {recipe.base!r}, which holds no config.json: give the folder of a checkpoint.")
+    judge = recipe.judge
+    if not 0 <= judge.false_positive <= 1 or not 0 <= judge.false_negative <= 1:
+        raise ValueError(
+            f"judge.false_positive is {judge.false_positive} and judge.false_negative {judge.false_negative}; both "
+            "are shares, in [0, 1]."
+        )
     if recipe.learner.batch % recipe.learner.fit:
         raise ValueError(f"batch is {recipe.learner.batch}, which fit = {recipe.learner.fit} does not divide.")
 

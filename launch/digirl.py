@@ -15,6 +15,7 @@ from torch import Tensor
 from palaestra.agents.digirl.episodes import Episode, read_episodes, save_episode
 from palaestra.agents.digirl.learner import DigiRL
 from palaestra.agents.vlm.checkpoint import read_checkpoint
+from palaestra.agents.vlm.client import Client, connect
 from palaestra.agents.vlm.core import Message
 from palaestra.agents.vlm.policy import Prompt, VLMPolicy, prompts_of
 from palaestra.agents.vlm.sft import Tuner
@@ -27,6 +28,7 @@ from palaestra.launch.config import EVALUATION_SEED, DigiRLRecipe
 from palaestra.launch.evaluate import Evaluation, evaluate
 from palaestra.launch.run import Run
 from palaestra.launch.train import make_worlds
+from palaestra.rewards.judge import Evidence, Judge, ModelJudge, NoisyJudge, StateJudge, agreement
 
 TOGETHER = 64
 """Prompts whose features are computed at once."""
@@ -47,6 +49,8 @@ class Played:
     """What each of T actions was chosen from."""
     actions: tuple[str, ...]
     """T of them."""
+    last: Observation
+    """What was seen after the last of them: one row."""
     success: bool
     """At any time."""
 
@@ -65,7 +69,7 @@ def play(worlds: Worlds, act: Act, seed: int) -> list[Played]:
     rows, count = step.rows, worlds.count
     seen: list[list[Observation]] = [[] for _ in range(count)]
     said: list[list[str]] = [[] for _ in range(count)]
-    success: dict[int, bool] = {}
+    over: dict[int, tuple[Observation, bool]] = {}
     open_rows = list(range(count))
     while open_rows:
         index = torch.tensor(open_rows)
@@ -79,11 +83,14 @@ def play(worlds: Worlds, act: Act, seed: int) -> list[Played]:
         worlds.send(rows, actions)
         step = worlds.recv()
         broken = {fault.row for fault in step.faults if fault is not None}
-        ended, once = (step.terminated | step.truncated).tolist(), step.success_once.tolist()
-        success |= {row: once[row] for row in open_rows if ended[row] and row not in broken}
-        open_rows = [row for row in open_rows if not ended[row] and row not in broken]
+        ended = step.ended.nonzero().flatten().tolist()
+        for place, row in enumerate(ended):
+            if row in open_rows and row not in broken:
+                assert step.final is not None
+                over[row] = step.final[torch.tensor([place])].map(torch.clone), bool(step.success_once[row])
+        open_rows = [row for row in open_rows if row not in ended and row not in broken]
     return [
-        Played(Observation.concatenate(seen[row]), tuple(said[row]), done) for row, done in sorted(success.items())
+        Played(Observation.concatenate(seen[row]), tuple(said[row]), *outcome) for row, outcome in sorted(over.items())
     ]
 
 
@@ -93,6 +100,7 @@ class DigiRLRun(Run):
     recipe: DigiRLRecipe
     learner: DigiRL
     keep = 2
+    client: Client | None = None
 
     def build(self) -> None:
         """Make phones, and an agent that has imitated the expert."""
@@ -105,6 +113,7 @@ class DigiRLRun(Run):
         tuner, policy = _actor(recipe, imitator)
         width = 4 * frozen.model.config.get_text_config().hidden_size
         self.learner = DigiRL(tuner, policy, recipe.learner, width=width, horizon=recipe.horizon)
+        self.judge = self._make_judge()
         self.episodes = list(read_episodes(self.run / "episodes"))
 
     def due(self) -> bool:
@@ -127,13 +136,15 @@ class DigiRLRun(Run):
             one for number in range(rounds) for one in play(self.worlds, self._act, self._seed(number))
         ]
         simulated = time.perf_counter()
-        for one in played:
-            self._keep(one)
+        verdicts = self._judge(played)
+        for one, verdict in zip(played, verdicts, strict=True):
+            if verdict is not None:
+                self._keep(one, verdict)
         self.learner.played = len(self.episodes)
         metrics = self.learner.learn(self.episodes[-self.recipe.capacity :], "offline" if offline else "online")
         self.iteration += 1
         self.env_steps += sum(len(one.actions) for one in played)
-        return metrics | {
+        return metrics | _agreed(verdicts, played) | {
             "rollout/episodes": float(len(played)),
             "rollout/success_once": sum(one.success for one in played) / max(len(played), 1),
             "rollout/length": sum(len(one.actions) for one in played) / max(len(played), 1),
@@ -147,6 +158,17 @@ class DigiRLRun(Run):
         super().close()
         if hasattr(self, "tests"):
             self.tests.close()
+        if self.client is not None:
+            self.client.close()
+
+    def _make_judge(self) -> Judge:
+        config = self.recipe.judge
+        if config.kind == "model":
+            self.client = connect(config.server)
+            return ModelJudge(self.client, config.model)
+        if config.kind == "noisy":
+            return NoisyJudge(config.false_positive, config.false_negative)
+        return StateJudge()
 
     def _act(self, observation: Observation, rows: Sequence[int]) -> Sequence[str]:
         action = self.learner.policy.act(observation).action
@@ -156,7 +178,21 @@ class DigiRLRun(Run):
     def _seed(self, round_number: int) -> int:
         return self.start_seed() + SEEDS * round_number
 
-    def _keep(self, played: Played) -> None:
+    def _judge(self, played: Sequence[Played]) -> list[bool | None]:
+        """Return the verdicts that are learnt from; rates are always of the truth."""
+        camera = self.recipe.cameras[0]
+        return self.judge.judge(
+            [
+                Evidence(
+                    one.observation.text[0].split("\n")[0],
+                    torch.stack([one.observation.images[camera][-1], one.last.images[camera][0]]),
+                    one.success,
+                )
+                for one in played
+            ]
+        )
+
+    def _keep(self, played: Played, success: bool) -> None:
         """Add an episode to those in memory and in the folder, with the features that the critics read."""
         prompts = prompts_of(played.observation, self.recipe.cameras)
         seen = self._features(prompts)
@@ -164,7 +200,7 @@ class DigiRLRun(Run):
         words = tuple(Message(turn.role, tuple(p for p in turn.content if isinstance(p, str))) for turn in prompts[0])
         instruction = self._features([words]).repeat(1, 2)[0]
         episode = Episode(
-            played.observation, played.actions, played.success, torch.cat([seen, before], 1), instruction
+            played.observation, played.actions, success, torch.cat([seen, before], 1), instruction
         )
         save_episode(self.run / "episodes", len(self.episodes), episode)
         self.episodes.append(episode)
@@ -250,3 +286,11 @@ def demonstrate(recipe: DigiRLRecipe) -> list[Played]:
 def _some(actions: Sequence[str], rows: Sequence[int]) -> list[str]:
     """Return the actions of some rows."""
     return [actions[row] for row in rows]
+
+
+def _agreed(verdicts: Sequence[bool | None], played: Sequence[Played]) -> dict[str, float]:
+    """Return how the judge compares with the truth."""
+    found = agreement(verdicts, [one.success for one in played])
+    shares = {"precision": found.precision, "recall": found.recall, "accuracy": found.accuracy}
+    metrics = {f"judge/{name}": share for name, share in shares.items() if share is not None}
+    return metrics | {"judge/missed": float(len(played) - found.episodes)}
