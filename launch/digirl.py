@@ -120,6 +120,10 @@ class DigiRLRun(Run):
         """Whether a boundary follows: after the offline stage, and then every so many rounds."""
         return self.iteration == 1 or (self.iteration - 1) % self.recipe.every == 0
 
+    def stage(self) -> str:
+        """Name the end of the offline stage."""
+        return "offline" if self.iteration == 1 else ""
+
     def restart(self) -> None:
         """Do nothing: every round starts its own episodes."""
 

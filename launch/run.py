@@ -41,7 +41,8 @@ class Run(ABC):
         self.recipe, self.run = recipe, run
         self.iteration = 0
         self.env_steps = 0
-        self.before: Evaluation | None = None
+        self.named: list[tuple[Evaluation, str]] = []
+        """Evaluations that the result will hold, each with its checkpoint's name."""
         self.stopping = False
 
     @abstractmethod
@@ -59,6 +60,10 @@ class Run(ABC):
     def due(self) -> bool:
         """Whether a boundary follows the iteration that has just been counted."""
         return self.iteration % self.recipe.every == 0
+
+    def stage(self) -> str:
+        """Return the name of what has just been finished, empty at an ordinary boundary; results hold named ones."""
+        return ""
 
     def restart(self) -> None:
         """Start all worlds afresh, as after every boundary."""
@@ -117,7 +122,7 @@ class Run(ABC):
             if not self.stopping and not self.due():
                 self.tracker.log(self.iteration, self.env_steps, metrics)
                 continue
-            evaluation = self._boundary(metrics)
+            evaluation = self._boundary(metrics, self.stage())
             if self.stopping:
                 self.tracker.console.print(f"stopped and saved; go on with: palaestra train --resume {self.run}")
                 raise KeyboardInterrupt
@@ -147,8 +152,8 @@ class Run(ABC):
         episodes = self.recipe.final_episodes if name else self.recipe.episodes
         evaluation = self.evaluate(episodes, name or f"iteration {self.iteration}")
         self.tracker.console.print(evaluation.summary)
-        if name == "before":
-            self.before = evaluation
+        if name:
+            self.named.append((evaluation, self._checkpoint().name))
         evaluated = time.perf_counter()
         # Logged first: a row without its checkpoint is cut on resume, a checkpoint without its row would stay bare.
         metrics |= {**_metrics_of(evaluation), **self.further(evaluation), "time/evaluate": evaluated - started}
@@ -165,11 +170,11 @@ class Run(ABC):
             "iteration": self.iteration,
             "env_steps": self.env_steps,
             "recipe": checkpoint.fingerprint(to_json(self.recipe)),
-            "before": self.before.to_json() if self.before else None,
+            "named": [[evaluation.to_json(), name] for evaluation, name in self.named],
         }
         checkpoint.save(self._checkpoint(), state | random_state(), meta)
         if self.keep is not None:
-            checkpoint.prune(self.run, self.keep, spare=("000000",))  # the result refers to the first
+            checkpoint.prune(self.run, self.keep, spare=tuple(name for _, name in self.named))
 
     def _load(self, folder: Path) -> None:
         """Restore learner, counters and random state."""
@@ -184,21 +189,19 @@ class Run(ABC):
         self.learner.load_state_dict(found)
         set_random_state(tensors)
         self.iteration, self.env_steps = meta["iteration"], meta["env_steps"]
-        self.before = Evaluation.from_json(meta["before"]) if meta["before"] else None
+        self.named = [(Evaluation.from_json(entry), name) for entry, name in meta["named"]]
 
     def _finish(self, metrics: dict[str, float]) -> None:
         """Evaluate the trained policy and write what was measured."""
         after = self._boundary(metrics, "after")
-        first = self.run / "checkpoints" / "000000"
-        pairs = [(self.before, first.name), (after, self._checkpoint().name)]
         write_result(
             self.run / "result.json",
             self.recipe.name,
             self.recipe.world.id,
             self.recipe.seed,
-            [(evaluation, {"checkpoint": name}) for evaluation, name in pairs if evaluation is not None],
+            [(evaluation, {"checkpoint": name}) for evaluation, name in self.named],
         )
-        if self.before is not None and (warning := separation(self.before, after)) and not warning.separable:
+        if (warning := separation(self.named[0][0], after)) and not warning.separable:
             self.tracker.console.print(f"warning: {warning.warning}")
 
     @contextmanager

@@ -98,7 +98,11 @@ def test_a_resumed_run_is_the_run_that_was_not_stopped(tmp_path: Path, monkeypat
     assert ends[0].keys() == ends[1].keys()
     assert [name for name in ends[0] if not torch.equal(ends[0][name], ends[1][name])] == []
     assert len(list(read_episodes(whole / "episodes"))) == 16
-    assert [entry["name"] for entry in read_result(whole / "result.json")["evaluations"]] == ["before", "after"]
+    measured = read_result(whole / "result.json")["evaluations"]
+    assert [(entry["name"], entry["checkpoint"]) for entry in measured] == [
+        ("before", "000000"), ("offline", "000001"), ("after", "000003"),
+    ]
+    assert all((whole / "checkpoints" / entry["checkpoint"]).is_dir() for entry in measured)
     rows = steady(whole)
     assert 0 <= rows[1]["judge/accuracy"] <= 1
     recipe = from_json(whole / "config.json")
