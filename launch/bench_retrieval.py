@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -55,7 +55,7 @@ def retrieval(
     return result
 
 
-def _paired(plays: dict[str, Callable[[], object]], rounds: int) -> dict[str, Any]:
+def _paired(plays: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Any]:
     """Return each contender's median seconds, and the others' over the first's in paired turns."""
     taken: dict[str, list[float]] = {name: [] for name in plays}
     for play in plays.values():
@@ -110,8 +110,11 @@ def _dense(size: int, rounds: int, seed: int) -> dict[str, Any]:
     index.add(pages.numpy())
     faiss.omp_set_num_threads(1)
     ours, names = Dense(pages, lambda _: asked), [""] * QUERIES
-    plays = {"palaestra": lambda: ours.search(names, BEST), "faiss": lambda: index.search(asked.numpy(), BEST)}
-    return _paired(plays, rounds)
+
+    def direct() -> object:
+        return index.search(asked.numpy(), BEST)
+
+    return _paired({"palaestra": lambda: ours.search(names, BEST), "faiss": direct}, rounds)
 
 
 def _conversations(episodes: int, rounds: int, seed: int) -> dict[str, Any]:
