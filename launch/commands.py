@@ -230,6 +230,27 @@ def _replay(path: Path) -> int:
 
 
 @dataclass(frozen=True)
+class _Export:
+    """Write a run's driving policy as ONNX, and measure its latency."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The folder of a run of Found-RL."""
+    to: Path | None = None
+    """The file; by default RUN/policy.onnx."""
+    checkpoint: str | None = None
+    """Name of a checkpoint, such as 000040; by default the newest."""
+
+
+def export_command(words: Sequence[str]) -> int:
+    """Export a policy."""
+    options = tyro.cli(_Export, prog="palaestra export", args=list(words))
+    from palaestra.launch.export import export_run
+
+    print(json.dumps(export_run(options.run, options.to, options.checkpoint), indent=2))
+    return 0
+
+
+@dataclass(frozen=True)
 class _Compare:
     """Compare runs over seeds and worlds."""
 

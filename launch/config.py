@@ -377,7 +377,7 @@ def _validate_found_rl(recipe: FoundRLRecipe) -> None:
             "--guidance none."
         )
     if learner.guidance == "ccaa" and teacher.kind != "model":
-        raise ValueError("guidance='ccaa' takes its bonus from a CLIP model: give --teacher.kind model --teacher.model.")
+        raise ValueError("guidance='ccaa' takes a bonus from a CLIP model: give --teacher.kind model --teacher.model.")
     if learner.capacity < 2 * recipe.world.count:
         raise ValueError(f"capacity is {learner.capacity}: {recipe.world.count} worlds need at least two slots each.")
     if teacher.delay is not None and teacher.delay < 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from palaestra.launch.config import FoundRLRecipe, TeacherConfig
 from palaestra.launch.run import Run
 from palaestra.launch.train import make_worlds
 from palaestra.rewards.core import WeightedSum, WorldReward
+from palaestra.rewards.similarity import AlignmentTeacher, embed_anchors
 
 if TYPE_CHECKING:
     from palaestra.launch.evaluate import Evaluation
@@ -93,9 +94,9 @@ class FoundRLRun(Run):
         assert isinstance(self.worlds, LockstepWorlds)
         recipe, env = self.recipe, self.worlds.venv
         assert isinstance(env, DrivingEnv), "the recipe was checked: only driving worlds have teachers"
-        self.client = connect_teacher(recipe.teacher, recipe.seed)
+        self.client = connect_teacher(recipe.teacher, recipe.seed, recipe.learner.guidance == "ccaa")
         query = Query(recipe.learner.query, self.worlds.count, danger_of(env))
-        teacher = make_teacher(recipe.teacher, env)
+        teacher = make_teacher(recipe.teacher, env, self.client, recipe.learner.guidance == "ccaa")
         self.learner.advisor = Advisor(self.client, teacher, self.learner.replay, query, recipe.teacher.delay)
 
     def restart(self) -> None:
@@ -144,13 +145,17 @@ class FoundRLRun(Run):
             self.client.close()
 
 
-def connect_teacher(config: TeacherConfig, seed: int) -> Client:
-    """Return the client that the teacher's model is asked through."""
+def connect_teacher(config: TeacherConfig, seed: int, scores: bool = False) -> Client:
+    """Return the client that the teacher's model is asked through; `scores` says that it is a CLIP."""
     if config.server:
         return connect(config.server)
     engine: Engine
     if config.kind == "scripted":
         engine = ScriptedEngine(config.quality, config.noise, config.right, config.seconds, seed)
+    elif scores:
+        from palaestra.agents.vlm.engines.clip import ClipEngine
+
+        engine = ClipEngine(Path(config.model))
     else:
         from palaestra.agents.vlm.engines.transformers_engine import TransformersEngine
 
@@ -158,11 +163,26 @@ def connect_teacher(config: TeacherConfig, seed: int) -> Client:
     return connect({config.model: engine})
 
 
-def make_teacher(config: TeacherConfig, env: DrivingEnv) -> Teacher:
+def make_teacher(config: TeacherConfig, env: DrivingEnv, client: Client, scores: bool = False) -> Teacher:
     """Return what words the asks about some worlds and reads the answers."""
-    if config.kind == "model":
-        return PromptTeacher(env, config.model)
-    return ScriptedTeacher(env, config.model, blind=config.quality == "blind")
+    if config.kind == "scripted":
+        return ScriptedTeacher(env, config.model, blind=config.quality == "blind")
+    picture = pictures_of(env, config.pixels) if config.pixels else None
+    if not scores:
+        return PromptTeacher(env, config.model, picture)
+    if picture is None:
+        raise ValueError("teacher.pixels is 0, but guidance='ccaa' scores pictures.")
+    return AlignmentTeacher(env, config.model, embed_anchors(client, config.model), picture)
+
+
+def pictures_of(env: DrivingEnv, pixels: int) -> Callable[[Tensor], Tensor]:
+    """Return what draws some worlds ([N] rows) in colours, uint8 [N, pixels, pixels, 3]."""
+    from palaestra.envs.driving.bev import Scene
+    from palaestra.envs.driving.painter import Painter
+    from palaestra.envs.driving.picture import coloured
+
+    painter = Painter(env.arena, env.tables.signals, pixels)
+    return lambda rows: coloured(painter.paint(Scene.of(env.state)[rows]))
 
 
 def danger_of(env: DrivingEnv) -> Danger:

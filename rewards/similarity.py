@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from palaestra.envs.driving.tables import OfRoute
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from palaestra.agents.found_rl.advice import Gives
     from palaestra.agents.vlm.client import Client
     from palaestra.envs.driving.world import DrivingEnv
 
@@ -104,7 +105,7 @@ def embed_anchors(client: Client, model: str) -> Tensor:
 class AlignmentTeacher:
     """Gives a bonus in [-0.25, 0.25] for the action taken, by what a CLIP model makes of the picture before it."""
 
-    gives: Literal["bonus"] = "bonus"
+    gives: Gives = "bonus"
 
     def __init__(
         self,

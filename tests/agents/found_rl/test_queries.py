@@ -54,7 +54,9 @@ def test_no_more_than_so_many_a_second() -> None:
     assert sum(len(query.choose(decision, None, 0)) for decision in range(10)) <= 20
 
 
-@pytest.mark.parametrize("wrong", [{"every": 0}, {"share": 0.0}, {"share": 1.5}, {"most_a_second": -1.0}, {"outstanding": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"every": 0}, {"share": 0.0}, {"share": 1.5}, {"most_a_second": -1.0}, {"outstanding": 0}]
+)
 def test_what_makes_no_sense_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         QueryConfig(**wrong)  # type: ignore[arg-type]
