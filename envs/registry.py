@@ -19,7 +19,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, cast
 
@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 
+from palaestra.envs.android.adb_world import AdbPhoneEnv
 from palaestra.envs.android.world import WORLDS as ANDROID
 from palaestra.envs.core import Worlds
 from palaestra.envs.driving.world import WORLDS as DRIVING
@@ -42,7 +43,7 @@ Factory = Callable[..., gymnasium.Env[Any, Any] | VectorEnv[Any, Any, Any]]
 
 _COUNTS = ("count", "num_envs")
 _MANISKILL = "maniskill/"
-_registered: dict[str, Factory] = {"toy/reach-v0": ReachEnv, **DRIVING, **ANDROID}
+_registered: dict[str, Factory] = {"toy/reach-v0": ReachEnv, **DRIVING, **ANDROID, "android/adb-v0": AdbPhoneEnv}
 
 
 def make(
@@ -194,14 +195,20 @@ def _gymnasium(spec: gymnasium.envs.registration.EnvSpec, **options: Any) -> gym
 
 def _from_packages(id: str) -> gymnasium.envs.registration.EnvSpec | None:
     """Return what a package knows by a name that declares worlds to Gymnasium, which no longer asks them itself."""
-    for entry in entry_points(group="gymnasium.envs"):
+    _load_packages()
+    return gymnasium.registry.get(id)
+
+
+@cache
+def _load_packages() -> None:
+    """Let all packages that declare worlds to Gymnasium register them, once."""
+    for entry in entry_points():
+        if not entry.group.startswith("gymnasium.envs"):
+            continue
         try:
             entry.load()()
-        except Exception as error:  # that package may have nothing to do with the name
+        except Exception as error:  # that package may have nothing to do with what is asked for
             warnings.warn(f"{_distribution(entry)} does not load its worlds: {error}", stacklevel=2)
-        if id in gymnasium.registry:
-            return gymnasium.registry[id]
-    return None
 
 
 def _load(id: str, entry: EntryPoint) -> Factory:

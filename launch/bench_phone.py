@@ -100,7 +100,7 @@ def _random_play(env: Any) -> Play:
 
     def play(steps: int) -> int:
         nonlocal turn
-        turns = -(-steps // env.num_envs)
+        turns = -(-steps // int(env.num_envs))
         for _ in range(turns):
             turn += 1
             _, _, terminated, truncated, _ = env.step(actions[turn % DRAWN])

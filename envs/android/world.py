@@ -106,7 +106,7 @@ class PhoneEnv(VectorEnv[Observation, Any, np.ndarray]):
         _check(family, level, split, actions, height, width, max_steps)
         self.num_envs = count
         self.render_mode = "rgb_array"
-        self.templates = _chosen(templates, family, level, split)
+        self.templates = chosen(templates, family, level, split)
         self.split: Split = split
         self.max_episode_steps = max_steps
         self.devices = [Device(0, noise_named(preset)) for _ in range(count)]
@@ -142,8 +142,7 @@ class PhoneEnv(VectorEnv[Observation, Any, np.ndarray]):
             mask = np.asarray(options["reset_mask"], bool)
         for row in np.flatnonzero(mask).tolist():
             self._seeds[row] = seeds[row]
-            template = Random(f"{seeds[row]}/template").choice(self.templates)
-            self.tasks[row] = start(self.devices[row], template, seeds[row], self.split)
+            self.tasks[row] = start(self.devices[row], drawn(self.templates, seeds[row]), seeds[row], self.split)
             self._instructions[row] = self.tasks[row].instruction
             self._words[row] = quoted(self._instructions[row])
             self._last[row] = ""
@@ -221,8 +220,17 @@ def _seeds(seed: int | Sequence[int] | None, before: Sequence[int]) -> list[int]
     return [int(number) for number in seed]
 
 
-def _chosen(names: Sequence[str], family: str, level: int, split: Split) -> list[Template]:
-    """Return the templates that an agent is given."""
+def drawn(templates: Sequence[Template], seed: int) -> Template:
+    """Return the template of a seed's episode."""
+    return Random(f"{seed}/template").choice(templates)
+
+
+def chosen(names: Sequence[str], family: str, level: int, split: Split) -> list[Template]:
+    """Return the templates that an agent is given.
+
+    Raises:
+        ValueError: For an unknown name, or where none is left.
+    """
     for name in names:
         if name not in TEMPLATES:
             near = get_close_matches(name, TEMPLATES, 1)

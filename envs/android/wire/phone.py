@@ -10,6 +10,7 @@ import numpy as np
 from palaestra.envs.android import touch
 from palaestra.envs.android.device import Device, State
 from palaestra.envs.android.storage import Database
+from palaestra.envs.android.tasks.template import Task
 from palaestra.envs.android.views import TALL, WIDTH
 
 SECONDS = 2.0
@@ -30,6 +31,7 @@ class Phone:
     def __init__(self, device: Device, width: int = 1080, height: int = 2160) -> None:
         self.device = device
         self.size = (width, height)
+        self.task: Task | None = None
         self.snapshots: dict[str, State] = {}
         self._down: tuple[float, float, bool] | None = None
         self._last = (0.0, 0.0)

@@ -316,6 +316,12 @@ def _date(shell: Shell, arguments: list[str], stdin: bytes) -> str:
     return time.strftime(form.replace("%s", str(int(state.clock))), now) + "\n"
 
 
+def _sleep(shell: Shell, arguments: list[str], stdin: bytes) -> str:
+    """Let virtual time pass, at most an hour."""
+    shell.phone.device.tick(min(3600.0, max(0.0, float(arguments[0]))))
+    return ""
+
+
 def _status(code: int) -> Command:
     def end(shell: Shell, arguments: list[str], stdin: bytes) -> str:
         if code:
@@ -330,7 +336,7 @@ UNIX: dict[str, Command] = {
     "touch": _touch,
     "find": _find, "stat": _stat, "grep": _grep, "head": _ends(True), "tail": _ends(False), "wc": _wc, "awk": _awk,
     "sed": _sed, "tr": _tr, "cut": _cut, "sort": _sort, "test": _test, "[": _test, "cd": _cd, "export": _export,
-    "date": _date, "true": _status(0), "false": _status(1), ":": _status(0), "sleep": _status(0), "sync": _status(0),
+    "date": _date, "true": _status(0), "false": _status(1), ":": _status(0), "sleep": _sleep, "sync": _status(0),
     "chmod": _status(0), "chown": _status(0), "restorecon": _status(0), "exit": _status(0),
     "pwd": lambda shell, arguments, stdin: shell.folder + "\n",
     "whoami": lambda shell, arguments, stdin: "root\n",
