@@ -11,6 +11,7 @@ COMMANDS = {
     "train": "train a recipe, or go on with a run: palaestra train RECIPE, palaestra train --resume RUN",
     "evaluate": "measure a trained run's success rate, or replay a recorded one: palaestra evaluate RUN",
     "film": "film a run's policy before and after training, where the world can be drawn: palaestra film RUN",
+    "teach": "train a teacher for Found-RL on an expert's drive: palaestra teach --to FOLDER --kind vlm",
     "export": "write a driving policy as ONNX, and measure its latency: palaestra export RUN",
     "compare": "compare runs over seeds and worlds: palaestra compare RUN RUN …",
     "demo": "few-shot imitation and π_RL on ManiSkill PushCube, with a report: palaestra demo",

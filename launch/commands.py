@@ -229,6 +229,14 @@ def _replay(path: Path) -> int:
     return 0 if same else 1
 
 
+def teach_command(words: Sequence[str]) -> int:
+    """Train a teacher on an expert's drive, and print how good it is."""
+    from palaestra.launch.teach import TeachOptions, teach
+
+    print(json.dumps(teach(tyro.cli(TeachOptions, prog="palaestra teach", args=list(words))), indent=2))
+    return 0
+
+
 @dataclass(frozen=True)
 class _Export:
     """Write a run's driving policy as ONNX, and measure its latency."""

@@ -101,6 +101,11 @@ class ClipEngine:
             self._put(vectors, pictures, self.model.encode_image(pixels))
         return [Vector(values, length) for values, length in zip(vectors, lengths, strict=True)]
 
+    def tokens(self, texts: Sequence[str]) -> Tensor:
+        """Return texts as the text tower reads them, [N, L] int64 on the engine's device."""
+        tokens: Tensor = self._tokenizer(list(texts)).to(self.device)
+        return tokens
+
     def prepare(self, pictures: Sequence[Tensor]) -> Tensor:
         """Return pictures as the vision tower reads them, [N, 3, S, S] float32 on the engine's device.
 
