@@ -202,9 +202,8 @@ def _from_packages(id: str) -> gymnasium.envs.registration.EnvSpec | None:
 @cache
 def _load_packages() -> None:
     """Let all packages that declare worlds to Gymnasium register them, once."""
-    for entry in entry_points():
-        if not entry.group.startswith("gymnasium.envs"):
-            continue
+    groups = sorted(group for group in entry_points().groups if group.startswith("gymnasium.envs"))
+    for entry in (entry for group in groups for entry in entry_points(group=group)):
         try:
             entry.load()()
         except Exception as error:  # that package may have nothing to do with what is asked for

@@ -1,5 +1,9 @@
 """highway-env's worlds by their Gymnasium ids: nobody has to import that package first."""
 
+import subprocess
+import sys
+from importlib.util import find_spec
+
 import gymnasium
 import pytest
 import torch
@@ -7,8 +11,19 @@ import torch
 from palaestra.envs.check import check
 from palaestra.envs.registry import make
 
-pytest.importorskip("highway_env")
+pytestmark = pytest.mark.skipif(find_spec("highway_env") is None, reason="needs palaestra[driving]")
 QUICK = {"vehicles_count": 3, "duration": 3, "simulation_frequency": 5}
+
+
+def test_nobody_has_to_import_the_package_first() -> None:
+    lines = (
+        "import sys; from palaestra.envs.registry import find",
+        "find('CartPole-v1'); assert 'highway_env' not in sys.modules",
+        "print(find('roundabout-v0').args[0].entry_point)",
+    )
+    found = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True)
+    assert found.stdout.strip().endswith(":RoundaboutEnv")
+    assert "Warning" not in found.stderr
 
 
 def test_a_highway_keeps_the_contract() -> None:

@@ -129,7 +129,7 @@ def test_a_long_contact_is_one_collision(free_road: Arena) -> None:
 def test_a_reached_route_is_a_strict_success(road: Arena) -> None:
     world = DrivingEnv(count=2, maps=road, vehicles=8, walkers=4)
     world.reset(seed=[3, 4])
-    put_ego(world, 120.0, 5.0)
+    put_ego(world, 205.0, 5.0)  # past the signal, before the crosswalk
     ends = 0
     for _ in range(world.max_episode_steps):
         _, reward, terminated, truncated, info = world.step(expert_action(world))
@@ -147,9 +147,9 @@ def test_a_reached_route_is_a_strict_success(road: Arena) -> None:
 
 
 def test_drivers_and_expert_stop_at_the_red_light(road: Arena) -> None:
-    world = DrivingEnv(count=16, maps=road, vehicles=6, walkers=0, endings="evaluation")
+    world = DrivingEnv(count=16, maps=road, vehicles=6, walkers=0, endings="evaluation", cruise=12.0)
     world.reset(seed=0)
-    for step in range(320):
+    for step in range(240):
         world.state.clocks.shift[:] = 25.0 - 0.1 * step  # always red
         world.step(expert_action(world))
     cars = world.state.vehicles
@@ -209,7 +209,7 @@ def test_careless_policies_fail() -> None:
         world = DrivingEnv(count=32, maps="roundabout", map_count=1)
         world.reset(seed=0)
         score, over = torch.zeros(32), torch.zeros(32, dtype=torch.bool)
-        for _ in range(150):
+        for _ in range(100):
             action = torch.rand(32, 2, generator=generator) * 2 - 1
             if throttle:
                 action = actions(world, 1.0)
