@@ -127,7 +127,7 @@ def test_a_long_contact_is_one_collision(free_road: Arena) -> None:
 
 
 def test_a_reached_route_is_a_strict_success(road: Arena) -> None:
-    world = DrivingEnv(count=2, maps=road, vehicles=8, walkers=4)
+    world = DrivingEnv(count=2, maps=road, vehicles=0, walkers=4)
     world.reset(seed=[3, 4])
     put_ego(world, 205.0, 5.0)  # past the signal, before the crosswalk
     ends = 0
