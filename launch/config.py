@@ -35,7 +35,7 @@ class WorldConfig:
     """Processes that share worlds which cannot be vectorised; the number of cores where not given."""
     device: str = "cpu"
     """Where vectorised worlds and the policy live: cpu or cuda."""
-    options: dict[str, str | int | float | bool] = field(default_factory=dict)
+    options: dict[str, int | float | bool | str] = field(default_factory=dict)
     """Further arguments of the world itself, such as ManiSkill's control mode."""
 
 
@@ -155,7 +155,7 @@ class FoundRLRecipe:
     """What the run is called in tables."""
     world: WorldConfig = field(default_factory=lambda: WorldConfig(id="driving/lane-drop-v0", count=64, chunk=5))
     """The worlds; a decision is held for `chunk` steps."""
-    evaluation: dict[str, str | int | float | bool] = field(
+    evaluation: dict[str, int | float | bool | str] = field(
         default_factory=lambda: {"split": "test", "endings": "evaluation"}
     )
     """Options of the worlds that are evaluated in, beside the others: other maps, where infractions are counted."""
@@ -213,9 +213,9 @@ class DigiRLRecipe:
         )
     )
     """The phones, one episode of each in a round."""
-    evaluation: dict[str, str | int | float | bool] = field(default_factory=lambda: {"split": "test"})
+    evaluation: dict[str, int | float | bool | str] = field(default_factory=lambda: {"split": "test"})
     """Options of the phones that are evaluated on, beside the others: other tasks."""
-    demonstration: dict[str, str | int | float | bool] = field(default_factory=lambda: {"preset": "calm"})
+    demonstration: dict[str, int | float | bool | str] = field(default_factory=lambda: {"preset": "calm"})
     """Options of the phones that the expert is shown on, beside the others: tamer ones."""
     demonstrations: int = 256
     """Episodes of the expert that are imitated."""

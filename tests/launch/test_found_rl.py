@@ -13,7 +13,8 @@ import torch
 from palaestra.agents.found_rl.config import FoundRLConfig, GuardConfig, Guidance
 from palaestra.launch import checkpoint
 from palaestra.launch.cli import main
-from palaestra.launch.config import FoundRLRecipe, TeacherConfig, WorldConfig, from_json, to_json, validate
+from palaestra.launch.commands import _options
+from palaestra.launch.config import FoundRLOptions, FoundRLRecipe, TeacherConfig, WorldConfig, from_json, to_json, validate
 from palaestra.launch.found_rl import FoundRLRun
 from palaestra.launch.result import read_result
 from palaestra.launch.track import read_metrics
@@ -120,6 +121,12 @@ def test_the_recipe_survives_json_and_is_found_by_its_name(tmp_path: Path, capsy
         main(["train", "found-rl-driving", "--help"])
     shown = capsys.readouterr().out
     assert "--guidance" in shown and "--teacher.quality" in shown and "value margins in the critic" in shown
+
+
+def test_options_of_worlds_keep_their_types_on_the_command_line() -> None:
+    words = ["found-rl-driving", "--world.options", "view", "bev", "vehicles", "4", "cruise", "5.5"]
+    options = _options(FoundRLOptions, FoundRLOptions(SMALL), words)
+    assert options.recipe.world.options == {"view": "bev", "vehicles": 4, "cruise": 5.5}
 
 
 @pytest.mark.parametrize(
