@@ -85,6 +85,7 @@ class PhoneEnv(VectorEnv[Observation, Any, np.ndarray]):
         height: int = TALL,
         width: int = WIDTH,
         max_steps: int = 20,
+        render_mode: Literal["rgb_array"] | None = None,
     ) -> None:
         """Make the phones.
 
@@ -99,13 +100,14 @@ class PhoneEnv(VectorEnv[Observation, Any, np.ndarray]):
             height: Pixels of a screen.
             width: Pixels of a screen.
             max_steps: Actions after which an episode is cut.
+            render_mode: "rgb_array" where `render` is wanted.
 
         Raises:
             ValueError: For an unknown name, or a choice that leaves no task.
         """
         _check(family, level, split, actions, height, width, max_steps)
         self.num_envs = count
-        self.render_mode = "rgb_array"
+        self.render_mode = render_mode
         self.templates = chosen(templates, family, level, split)
         self.split: Split = split
         self.max_episode_steps = max_steps
