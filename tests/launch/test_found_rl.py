@@ -14,7 +14,15 @@ from palaestra.agents.found_rl.config import FoundRLConfig, GuardConfig, Guidanc
 from palaestra.launch import checkpoint
 from palaestra.launch.cli import main
 from palaestra.launch.commands import _options
-from palaestra.launch.config import FoundRLOptions, FoundRLRecipe, TeacherConfig, WorldConfig, from_json, to_json, validate
+from palaestra.launch.config import (
+    FoundRLOptions,
+    FoundRLRecipe,
+    TeacherConfig,
+    WorldConfig,
+    from_json,
+    to_json,
+    validate,
+)
 from palaestra.launch.found_rl import FoundRLRun
 from palaestra.launch.result import read_result
 from palaestra.launch.track import read_metrics
@@ -125,7 +133,7 @@ def test_the_recipe_survives_json_and_is_found_by_its_name(tmp_path: Path, capsy
 
 def test_options_of_worlds_keep_their_types_on_the_command_line() -> None:
     words = ["found-rl-driving", "--world.options", "view", "bev", "vehicles", "4", "cruise", "5.5"]
-    options = _options(FoundRLOptions, FoundRLOptions(SMALL), words)
+    options = _options(FoundRLOptions, FoundRLOptions(FoundRLRecipe()), words)
     assert options.recipe.world.options == {"view": "bev", "vehicles": 4, "cruise": 5.5}
 
 
