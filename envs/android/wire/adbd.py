@@ -33,9 +33,10 @@ class ClosedError(Exception):
     """The other side closed the stream."""
 
 
-def message(command: int, first: int, second: int, payload: bytes = b"") -> bytes:
-    """Return a message's bytes."""
-    return _HEADER.pack(command, first, second, len(payload), sum(payload) & 0xFFFFFFFF, command ^ 0xFFFFFFFF) + payload
+def message(command: int, first: int, second: int, payload: bytes = b"", summed: bool = True) -> bytes:
+    """Return a message's bytes. The sum of the payload's bytes is what clients older than `VERSION` want."""
+    total = sum(payload) & 0xFFFFFFFF if summed else 0
+    return _HEADER.pack(command, first, second, len(payload), total, command ^ 0xFFFFFFFF) + payload
 
 
 class Stream:
@@ -109,6 +110,7 @@ class Connection:
     def __init__(self, phone: Phone, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.phone = phone
         self.largest = 4096
+        self._summed = True
         self._reader, self._writer = reader, writer
         self._streams: dict[int, Stream] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -116,7 +118,7 @@ class Connection:
 
     async def send(self, command: int, first: int, second: int, payload: bytes = b"") -> None:
         """Send a message."""
-        self._writer.write(message(command, first, second, payload))
+        self._writer.write(message(command, first, second, payload, self._summed))
         await self._writer.drain()
 
     async def run(self) -> None:
@@ -143,6 +145,7 @@ class Connection:
         payload = await self._reader.readexactly(length)
         if command == CNXN:
             self.largest = max(64, min(LARGEST, second))
+            self._summed = first < VERSION
             await self.send(CNXN, VERSION, LARGEST, BANNER)
         elif command == OPEN:
             await self._open(first, payload.rstrip(b"\0").decode(errors="replace"))
