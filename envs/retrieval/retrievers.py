@@ -18,6 +18,9 @@ from torch import Tensor
 LONGEST = 256
 """Words of a query that are read; the rest of a longer one is ignored."""
 
+SPARSE = 32
+"""A query whose words occur on fewer pages than a share of 1 / 32 of all looks at those alone."""
+
 Encode = Callable[[Sequence[str]], Tensor]
 """Queries to vectors: [Q, D] for `Dense`, [Q, W, D] for `MaxSim` (rows of zeros where a query is shorter)."""
 
@@ -89,29 +92,25 @@ class BM25:
 
     def _one(self, query: str, k: int) -> list[Hit]:
         spans = [self._postings[word] for word in words(query, LONGEST) if word in self._postings]
-        scores, touched = self._scores, np.empty(0, np.int32)
+        scores = self._scores
         for start, end in spans:  # within one word's postings no page occurs twice
             scores[self._page[start:end]] += self._weight[start:end]
-        if spans:
-            touched = np.concatenate([self._page[start:end] for start, end in spans])
-            found = scores[touched]
-            if len(touched) > 4 * k * len(spans):
-                # A page stands here once for each of its words, so k pages are among the best k * spans entries.
-                most = k * len(spans)
-                threshold = np.partition(found, len(found) - most)[len(found) - most]
-                pages = np.unique(touched[found >= threshold])
-            else:
-                pages = np.unique(touched)
-            order = np.argsort(-scores[pages], kind="stable")[:k]
-            best = pages[order]
-            hits = [Hit(page, score) for page, score in zip(best.tolist(), scores[best].tolist(), strict=True)]
-            scores[touched] = 0
+        few = sum(end - start for start, end in spans) < self.size // SPARSE
+        if few:
+            touched = [self._page[start:end] for start, end in spans]
+            pages = np.unique(np.concatenate(touched)) if touched else np.empty(0, np.int32)
         else:
-            hits = []
-        if len(hits) < k:
-            seen = set(touched.tolist())
-            rest = (page for page in range(self.size) if page not in seen)
-            hits += [Hit(page, 0.0) for _, page in zip(range(k - len(hits)), rest, strict=False)]
+            least = np.partition(scores, self.size - k)[self.size - k]
+            pages = np.flatnonzero(scores >= least if least > 0 else scores)
+        best = pages[np.argsort(-scores[pages], kind="stable")[:k]]
+        hits = [Hit(page, score) for page, score in zip(best.tolist(), scores[best].tolist(), strict=True)]
+        if len(hits) < k:  # then fewer than k pages score at all, and the first others are among the first 2 k
+            rest = np.flatnonzero(scores[: 2 * k] == 0)[: k - len(hits)]
+            hits += [Hit(page, 0.0) for page in rest.tolist()]
+        if few:
+            scores[pages] = 0
+        else:
+            scores.fill(0)
         return hits
 
 
