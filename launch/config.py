@@ -3,40 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
-import types
-import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Literal
 
 import tyro
 
 from palaestra.agents.digirl.config import DigiRLConfig
 from palaestra.agents.flow.imitation import ImitationConfig
 from palaestra.agents.flow.pi_rl import PiRLConfig
-from palaestra.agents.found_rl.config import FoundRLConfig, Quality
 from palaestra.agents.vlm.questions import Family
 from palaestra.agents.vlm.sft import SFTConfig
-
-
-@dataclass(frozen=True)
-class WorldConfig:
-    """Which worlds, and how many."""
-
-    id: str = "toy/reach-v0"
-    """Name of the world: see `palaestra list`, any Gymnasium id, or package.module:function."""
-    count: int = 64
-    """Worlds that are stepped in parallel."""
-    chunk: int = 4
-    """Actions that a decision plays before the policy looks again."""
-    workers: int | None = None
-    """Processes that share worlds which cannot be vectorised; the number of cores where not given."""
-    device: str = "cpu"
-    """Where vectorised worlds and the policy live: cpu or cuda."""
-    options: dict[str, int | float | bool | str] = field(default_factory=dict)
-    """Further arguments of the world itself, such as ManiSkill's control mode."""
+from palaestra.launch.build import build, read_json
+from palaestra.launch.config_found_rl import FoundRLRecipe as FoundRLRecipe
+from palaestra.launch.config_found_rl import TeacherConfig as TeacherConfig
+from palaestra.launch.config_found_rl import validate_found_rl
+from palaestra.launch.config_world import WorldConfig as WorldConfig
 
 
 @dataclass(frozen=True)
@@ -115,70 +98,6 @@ class Recipe:
     """Of everything random, the evaluation's start states apart."""
     threads: int = 1
     """Threads of torch in the learner; small networks are fastest with one."""
-    videos: int = 2
-    """Episodes filmed at the end, where the world can be rendered."""
-    trackers: tuple[Literal["wandb", "trackio"], ...] = ()
-    """Trackers besides TensorBoard and metrics.jsonl, which are always written."""
-
-
-@dataclass(frozen=True)
-class TeacherConfig:
-    """Who advises."""
-
-    kind: Literal["scripted", "model"] = "scripted"
-    """scripted: the world's expert, made worse as `quality` says; model: a vision-language model, or for
-    guidance=ccaa a CLIP."""
-    quality: Quality = "oracle"
-    """scripted: oracle, noisy, blind (to signals), partial (right in a share of its answers) or random."""
-    noise: float = 0.5
-    """noisy: the error's standard deviation."""
-    right: float = 0.6
-    """partial: the share of right answers."""
-    seconds: float = 0.0
-    """scripted: that each batch of answers takes."""
-    delay: int | None = 8
-    """Decisions after which an answer is used, and waited for if need be, so that runs repeat themselves. None: as soon
-    as it is there, and training never waits."""
-    server: str = ""
-    """Address of the server that the model is asked on, such as http://127.0.0.1:8000; empty: in this process."""
-    pixels: int = 32
-    """model: side of the pictures that it is shown, 32, 64, 96 or 192; 0: it is asked in words alone."""
-    model: str = "teacher"
-    """The model's name there; in this process, the folder of a checkpoint."""
-
-
-@dataclass(frozen=True)
-class FoundRLRecipe:
-    """Off-policy reinforcement that a teacher's labels guide, whole."""
-
-    name: str = "found-rl-driving"
-    """What the run is called in tables."""
-    world: WorldConfig = field(default_factory=lambda: WorldConfig(id="driving/lane-drop-v0", count=64, chunk=5))
-    """The worlds; a decision is held for `chunk` steps."""
-    evaluation: dict[str, int | float | bool | str] = field(
-        default_factory=lambda: {"split": "test", "endings": "evaluation"}
-    )
-    """Options of the worlds that are evaluated in, beside the others: other maps, where infractions are counted."""
-    learner: Annotated[FoundRLConfig, tyro.conf.arg(name="")] = field(default_factory=FoundRLConfig)
-    """Learning and guidance."""
-    teacher: TeacherConfig = field(default_factory=TeacherConfig)
-    """Who advises."""
-    iterations: int = 40
-    """Spells of playing and learning."""
-    decisions: int = 25
-    """Decisions of each world in a spell; something is learnt after each."""
-    every: int = 5
-    """Spells between boundaries, where the policy is evaluated and saved and all worlds start afresh."""
-    episodes: int = 64
-    """Episodes of an evaluation at a boundary."""
-    final_episodes: int = 128
-    """Episodes of the evaluations before and after."""
-    stop_at: float = 2.0
-    """Stop early once a boundary's success rate reaches this; above 1 never stops."""
-    seed: int = 0
-    """Of everything random, the evaluation's start states apart."""
-    threads: int = 1
-    """Threads of torch in the learner."""
     videos: int = 2
     """Episodes filmed at the end, where the world can be rendered."""
     trackers: tuple[Literal["wandb", "trackio"], ...] = ()
@@ -362,31 +281,11 @@ def validate(recipe: AnyRecipe) -> None:
     if world.count < 1 or world.chunk < 1:
         raise ValueError(f"world.count is {world.count} and world.chunk {world.chunk}; both must be at least 1.")
     if isinstance(recipe, FoundRLRecipe):
-        _validate_found_rl(recipe)
+        validate_found_rl(recipe)
     elif isinstance(recipe, DigiRLRecipe):
         _validate_digirl(recipe)
     else:
         _validate_pi_rl(recipe)
-
-
-def _validate_found_rl(recipe: FoundRLRecipe) -> None:
-    teacher, learner = recipe.teacher, recipe.learner
-    if learner.guidance != "none" and not recipe.world.id.startswith("driving/"):
-        raise ValueError(
-            f"guidance is {learner.guidance!r}, but no teacher knows {recipe.world.id}: take a driving/* world, or "
-            "--guidance none."
-        )
-    if learner.guidance == "ccaa" and teacher.kind != "model":
-        raise ValueError("guidance='ccaa' takes a bonus from a CLIP model: give --teacher.kind model --teacher.model.")
-    if learner.capacity < 2 * recipe.world.count:
-        raise ValueError(f"capacity is {learner.capacity}: {recipe.world.count} worlds need at least two slots each.")
-    if teacher.delay is not None and teacher.delay < 0:
-        raise ValueError(f"teacher.delay is {teacher.delay}; it must be at least 0 decisions, or None.")
-    if not 0 <= teacher.right <= 1 or teacher.noise < 0 or teacher.seconds < 0:
-        raise ValueError(
-            f"teacher.right is {teacher.right}, teacher.noise {teacher.noise} and teacher.seconds {teacher.seconds}; "
-            "right must be in [0, 1], the others at least 0."
-        )
 
 
 def _validate_digirl(recipe: DigiRLRecipe) -> None:
@@ -430,59 +329,21 @@ def to_json(recipe: AnyRecipe | TuningRecipe) -> str:
 
 def from_json(path: Path) -> AnyRecipe:
     """Read a recipe back; an unknown or misspelt key, or a value of another type, is refused by name."""
-    data = _read(path)
+    data = read_json(path)
     keys = data if isinstance(data, dict) else {}
     kind: type[AnyRecipe] = (
         FoundRLRecipe if "teacher" in keys else DigiRLRecipe if "offline_episodes" in keys else Recipe
     )
-    recipe = _build(kind, data, path.name)
+    recipe = build(kind, data, path.name)
     assert isinstance(recipe, kind)
     return recipe
 
 
 def tuning_from_json(path: Path) -> TuningRecipe | None:
     """Read a tuning recipe back, likewise; None where the file holds a recipe of the other kind."""
-    data = _read(path)
+    data = read_json(path)
     if "sft" not in data:
         return None
-    recipe = _build(TuningRecipe, data, path.name)
+    recipe = build(TuningRecipe, data, path.name)
     assert isinstance(recipe, TuningRecipe)
     return recipe
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} does not exist: a run's folder holds a config.json.") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}.") from None
-
-
-def _build(kind: Any, value: Any, name: str) -> Any:
-    """Return `value` from JSON as an instance of the annotated type."""
-    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        if not isinstance(value, dict):
-            raise ValueError(f"{name} is {value!r}; expected an object with the fields of {kind.__name__}.")
-        hints = get_type_hints(kind)
-        for key in value:
-            if key not in hints:
-                near = difflib.get_close_matches(key, hints, 1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
-                raise ValueError(f"{name} has the unknown key {key!r}.{hint} Known: {', '.join(hints)}.")
-        return kind(**{key: _build(hints[key], entry, f"{name}.{key}") for key, entry in value.items()})
-    origin = get_origin(kind)
-    if origin is tuple:
-        parts = get_args(kind)
-        return tuple(_build(parts[0], entry, name) for entry in value)
-    if origin is Literal:
-        if value not in get_args(kind):
-            raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, get_args(kind)))}.")
-        return value
-    if origin is dict:
-        return {key: _build(get_args(kind)[1], entry, f"{name}.{key}") for key, entry in value.items()}
-    allowed = get_args(kind) if origin in (types.UnionType, typing.Union) else (kind,)
-    accepted = tuple(allowed) + ((int,) if float in allowed else ())
-    if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in allowed):
-        raise ValueError(f"{name} is {value!r}; expected {kind}.")
-    return value
