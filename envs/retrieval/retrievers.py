@@ -81,7 +81,8 @@ class BM25:
         index.index([words(text) or [""] for text in texts], show_progress=False)
         scores: Any = index.scores
         self._weight: NDArray[np.float32] = scores["data"]
-        self._page: NDArray[np.int32] = scores["indices"]
+        # np.add.at is several times as fast as indexing, but only with indices of the machine's own width.
+        self._page: NDArray[np.intp] = scores["indices"].astype(np.intp)
         starts: list[int] = scores["indptr"].tolist()
         self._postings = {word: (starts[i], starts[i + 1]) for word, i in index.vocab_dict.items() if word}
         self._scores = np.zeros(self.size, np.float32)
@@ -93,12 +94,12 @@ class BM25:
     def _one(self, query: str, k: int) -> list[Hit]:
         spans = [self._postings[word] for word in words(query, LONGEST) if word in self._postings]
         scores = self._scores
-        for start, end in spans:  # within one word's postings no page occurs twice
-            scores[self._page[start:end]] += self._weight[start:end]
+        for start, end in spans:
+            np.add.at(scores, self._page[start:end], self._weight[start:end])
         few = sum(end - start for start, end in spans) < self.size // SPARSE
         if few:
             touched = [self._page[start:end] for start, end in spans]
-            pages = np.unique(np.concatenate(touched)) if touched else np.empty(0, np.int32)
+            pages = np.unique(np.concatenate(touched)) if touched else np.empty(0, np.intp)
         else:
             least = np.partition(scores, self.size - k)[self.size - k]
             pages = np.flatnonzero(scores >= least if least > 0 else scores)
