@@ -69,14 +69,8 @@ def driving(
     torch.set_num_threads(1)
     try:
         with ExitStack() as stack:
-            plays: dict[str, Play] = {}
-            for kind, frequency in (("", 1), (", 10 Hz", FREQUENCY)):
-                for observation in ("Kinematics", "OccupancyGrid"):
-                    env = highway(observation, vehicles, frequency)
-                    stack.callback(env.close)
-                    plays[f"highway-env, {observation}{kind}"] = _single(env, seed)
-            for count in counts:
-                plays[_states(count)] = _ours(world(count, vehicles), seed)
+            plays = _theirs(vehicles, seed, stack)
+            plays |= {_states(count): _ours(world(count, vehicles), seed) for count in counts}
             painting = world(views, vehicles, view="bev", pixels=pixels)
             shown = f"ours, {views} worlds, {pixels} pixels"
             plays[shown] = _ours(painting, seed)
@@ -97,6 +91,17 @@ def driving(
     if output is not None:
         write_atomically(output, json.dumps(result, indent=2).encode() + b"\n")
     return result
+
+
+def _theirs(vehicles: int, seed: int, stack: ExitStack) -> dict[str, Play]:
+    """Return highway-env's contenders, which the stack will close."""
+    plays: dict[str, Play] = {}
+    for kind, frequency in (("", 1), (", 10 Hz", FREQUENCY)):
+        for observation in ("Kinematics", "OccupancyGrid"):
+            env = highway(observation, vehicles, frequency)
+            stack.callback(env.close)
+            plays[f"highway-env, {observation}{kind}"] = _single(env, seed)
+    return plays
 
 
 def _states(count: int) -> str:

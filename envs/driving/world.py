@@ -124,21 +124,24 @@ class DrivingEnv(VectorEnv[Observed, Tensor, Tensor]):
         self.cruise = cruise
         self.render_mode = render_mode
         self.reward, self.endings = reward, endings
-        longest = float(arena.route_count.max()) * SPACING
-        red = float(arena.cycle.max()) if len(arena.cycle) else 0.0
-        self.max_episode_steps = max_episode_steps or int((2 * longest / cruise + 2 * red + 30) / DT)
+        self.max_episode_steps = max_episode_steps or _patience(arena, cruise)
         self._views = Views(self.arena, self.tables.signals, view, pixels)
         self.painter = self._views.painter
         self.single_observation_space = self._views.space(vehicles + 1, walkers)
         self.single_action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
         self.observation_space = batch_space(self.single_observation_space, count)
         self.action_space = batch_space(self.single_action_space, count)
-        self.state: State = blank(count, vehicles + 1, walkers, self.device)
+        self._drivers, self._walkers = vehicles, walkers
+        self._lookers = -(-vehicles // PERIOD)
+        self._clear()
+
+    def _clear(self) -> None:
+        """Make room for what changes."""
+        count = self.num_envs
+        self.state: State = blank(count, self._drivers + 1, self._walkers, self.device)
         self.record = Record.blank(count, self.device)
         self._stream = torch.arange(count, device=self.device)
         self._light = torch.zeros(count, dtype=torch.int64, device=self.device)
-        self._drivers, self._walkers = vehicles, walkers
-        self._lookers = -(-vehicles // PERIOD)
 
     def reset(
         self,
@@ -321,6 +324,13 @@ class DrivingEnv(VectorEnv[Observed, Tensor, Tensor]):
 def _check(name: str, value: str, valid: Sequence[str]) -> None:
     if value not in valid:
         raise ValueError(f"driving: {name} is {value!r}, expected {' or '.join(map(repr, valid))}.")
+
+
+def _patience(arena: Arena, cruise: float) -> int:
+    """Return after how many steps an episode is cut: twice what the longest route and signal take, and 30 s."""
+    longest = float(arena.route_count.max()) * SPACING
+    red = float(arena.cycle.max()) if len(arena.cycle) else 0.0
+    return int((2 * longest / cruise + 2 * red + 30) / DT)
 
 
 def _check_room(arena: Arena, vehicles: int, walkers: int) -> None:
