@@ -129,15 +129,15 @@ class DrivingEnv(VectorEnv[Observed, Tensor, Tensor]):
         self.painter = self._views.painter
         self.single_observation_space = self._views.space(vehicles + 1, walkers)
         self.single_action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
-        self.observation_space = batch_space(self.single_observation_space, count)
-        self.action_space = batch_space(self.single_action_space, count)
         self._drivers, self._walkers = vehicles, walkers
-        self._lookers = -(-vehicles // PERIOD)
         self._clear()
 
     def _clear(self) -> None:
-        """Make room for what changes."""
+        """Make the batch: its spaces, and room for what changes."""
         count = self.num_envs
+        self.observation_space = batch_space(self.single_observation_space, count)
+        self.action_space = batch_space(self.single_action_space, count)
+        self._lookers = -(-self._drivers // PERIOD)
         self.state: State = blank(count, self._drivers + 1, self._walkers, self.device)
         self.record = Record.blank(count, self.device)
         self._stream = torch.arange(count, device=self.device)
