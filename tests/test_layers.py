@@ -19,8 +19,8 @@ BACK_ROOMS = {
     "agents/baselines.py": {"stable_baselines3"},
     "envs/manipulation/quick.py": {"mani_skill", "sapien"},
     "launch/server/protocol.py": {"uvicorn"},
-    "launch/peers/litserve_echo.py": {"litserve"},
-    "launch/peers/ray_serve_echo.py": {"ray"},
+    "launch/benches/litserve_echo.py": {"litserve"},
+    "launch/benches/ray_serve_echo.py": {"ray"},
 }
 """Files that are about one package and subclass its classes: they may import it, and are imported inside functions."""
 PICKLES = frozenset(["pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"])

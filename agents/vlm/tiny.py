@@ -112,7 +112,9 @@ def build_tiny_vlm(
     return path
 
 
-def _train_tokenizer(corpus: Iterable[str], vocabulary: int, context: int, phrases: bool) -> TokenizersBackend:
+def _train_tokenizer(
+    corpus: Iterable[str], vocabulary: int, context: int, phrases: bool
+) -> TokenizersBackend:
     """Return a byte-level BPE: any text can be encoded, and each digit is a token of its own."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast

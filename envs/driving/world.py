@@ -121,8 +121,7 @@ class DrivingEnv(VectorEnv[Observed, Tensor, Tensor]):
         _check_room(arena, vehicles, walkers)
         self.arena = arena.to(self.device)
         self.tables = tabulate(self.arena)
-        self.cruise = cruise
-        self.render_mode = render_mode
+        self.cruise, self.render_mode = cruise, render_mode
         self.reward, self.endings = reward, endings
         self.max_episode_steps = max_episode_steps or _patience(arena, cruise)
         self._views = Views(self.arena, self.tables.signals, view, pixels)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from palaestra.launch.bench import BENCHES
-from palaestra.launch.bench_driving import driving
+from palaestra.launch.benches.driving import driving
 
 
 def test_a_short_bench_compares_with_highway_env(tmp_path: Path) -> None:

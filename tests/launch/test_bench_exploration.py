@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from palaestra.launch.bench_exploration import exploration
+from palaestra.launch.benches.exploration import exploration
 
 
 def test_without_noise_a_rollout_is_the_ode_and_with_much_it_is_worse(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from palaestra.launch.bench_phone import phone
+from palaestra.launch.benches.phone import phone
 
 
 @pytest.mark.slow

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from palaestra.launch import bench_server
 from palaestra.launch.bench import BENCHES
-from palaestra.launch.bench_batcher import batcher_part
+from palaestra.launch.benches import server as bench_server
+from palaestra.launch.benches.batcher import batcher_part
 
 
 @pytest.fixture(scope="module")

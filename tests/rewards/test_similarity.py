@@ -30,7 +30,8 @@ def behaviour(longitudinal: str, lateral: str) -> int:
           for lat in ("turning right", "turning left sharply")],
         *[("accelerating", lat, 5) for lat in ("turning right sharply", "turning left")],
         *[("idling", lat, 1) for lat in ("turning right", "turning left")],
-        *[(lon, "going straight", 1) for lon in ("braking hard", "braking", "accelerating fast", "accelerating gently")],
+        *[(lon, "going straight", 1)
+          for lon in ("braking hard", "braking", "accelerating fast", "accelerating gently")],
         ("accelerating", "going straight", 2),
         ("idling", "going straight", 0),
     ],

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
-from palaestra.launch.peers import BATCH, DELAY, WAIT
+from palaestra.launch.benches.echo import BATCH, DELAY, WAIT
 
 BODY = {"model": "model", "messages": [{"role": "user", "content": "What is in the way?"}], "max_tokens": 16}
 SERVERS = ("palaestra", "litserve", "ray_serve")
@@ -74,7 +74,7 @@ def _turn(name: str, rates: Sequence[float], seconds: float) -> list[dict[str, f
         body.write(json.dumps(BODY).encode())
         body.flush()
         for rate in rates:
-            words = [sys.executable, "-m", "palaestra.launch.bench_load", url, body.name, str(rate), str(seconds)]
+            words = [sys.executable, "-m", "palaestra.launch.benches.load", url, body.name, str(rate), str(seconds)]
             done = subprocess.run(words, check=True, capture_output=True, text=True)
             found.append(json.loads(done.stdout))
     return found
@@ -91,7 +91,7 @@ def _running(name: str) -> Iterator[str]:
         words = ["palaestra.launch.cli", "serve", "--model", model, *options]
         path = "/v1/chat/completions"
     else:
-        words, path = [f"palaestra.launch.peers.{name}_echo", str(port)], "/predict"
+        words, path = [f"palaestra.launch.benches.{name}_echo", str(port)], "/predict"
     url = f"http://127.0.0.1:{port}{path}"
     process = subprocess.Popen(
         [sys.executable, "-m", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True

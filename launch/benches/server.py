@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from palaestra.launch.bench_batcher import batcher_part
-from palaestra.launch.bench_peers import peers_part
-from palaestra.launch.bench_vlm import advice_part, vlm_part
+from palaestra.launch.benches.batcher import batcher_part
+from palaestra.launch.benches.peers import peers_part
+from palaestra.launch.benches.vlm import advice_part, vlm_part
 
 PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "batcher": batcher_part,

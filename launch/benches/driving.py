@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from palaestra.envs.driving.world import DrivingEnv
-    from palaestra.launch.bench import Play
+    from palaestra.launch.benches.measure import Play
 
 FREQUENCY = 10
 """Hz of our worlds' steps."""
@@ -60,37 +60,36 @@ def driving(
     """
     import torch
 
-    from palaestra.launch.bench import measure
     from palaestra.launch.files import write_atomically
     from palaestra.launch.result import provenance
 
-    load = os.getloadavg()[0]
-    threads = torch.get_num_threads()
+    load, threads = os.getloadavg()[0], torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with ExitStack() as stack:
-            plays = _theirs(vehicles, seed, stack)
-            plays |= {_states(count): _ours(world(count, vehicles), seed) for count in counts}
-            painting = world(views, vehicles, view="bev", pixels=pixels)
-            shown = f"ours, {views} worlds, {pixels} pixels"
-            plays[shown] = _ours(painting, seed)
-            result = {
-                "bench": "driving",
-                "vehicles": vehicles,
-                "pixels": pixels,
-                "rounds": rounds,
-                "seconds": seconds,
-                "seed": seed,
-                "load": load,
-                **measure(plays, _pairs(counts, shown), rounds, seconds),
-                "paint": paint_rates(painting, rounds, seconds),
-                **provenance(),
-            }
+        found = _measure(vehicles, counts, views, pixels, rounds, seconds, seed)
     finally:
         torch.set_num_threads(threads)
+    options = {"vehicles": vehicles, "pixels": pixels, "rounds": rounds, "seconds": seconds, "seed": seed}
+    result = {"bench": "driving", **options, "load": load, **found, **provenance()}
     if output is not None:
         write_atomically(output, json.dumps(result, indent=2).encode() + b"\n")
     return result
+
+
+def _measure(
+    vehicles: int, counts: Sequence[int], views: int, pixels: int, rounds: int, seconds: float, seed: int
+) -> dict[str, Any]:
+    """Return the rates and ratios of all contenders, and how fast views are painted."""
+    from palaestra.launch.benches.measure import measure
+
+    with ExitStack() as stack:
+        plays = _theirs(vehicles, seed, stack)
+        plays |= {_states(count): _ours(world(count, vehicles), seed) for count in counts}
+        painting = world(views, vehicles, view="bev", pixels=pixels)
+        shown = f"ours, {views} worlds, {pixels} pixels"
+        plays[shown] = _ours(painting, seed)
+        found = measure(plays, _pairs(counts, shown), rounds, seconds)
+        return {**found, "paint": paint_rates(painting, rounds, seconds)}
 
 
 def _theirs(vehicles: int, seed: int, stack: ExitStack) -> dict[str, Play]:

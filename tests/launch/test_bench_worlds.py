@@ -8,7 +8,9 @@ from pathlib import Path
 import gymnasium
 import pytest
 
-from palaestra.launch.bench import BENCHES, _pool, _single, _vector, measure, worlds
+from palaestra.launch.bench import BENCHES
+from palaestra.launch.benches.measure import measure
+from palaestra.launch.benches.worlds import _pool, _single, _vector, worlds
 
 
 def sleeper(seconds: float, played: list[int]) -> Callable[[int], int]:

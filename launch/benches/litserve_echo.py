@@ -1,4 +1,4 @@
-"""LitServe with the echo model: `python -m palaestra.launch.peers.litserve_echo PORT`."""
+"""LitServe with the echo model: `python -m palaestra.launch.benches.litserve_echo PORT`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import litserve
 
-from palaestra.launch.peers import BATCH, WAIT, answers
+from palaestra.launch.benches.echo import BATCH, WAIT, answers
 
 
 class Echo(litserve.LitAPI):  # type: ignore[misc]

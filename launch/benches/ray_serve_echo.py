@@ -1,4 +1,4 @@
-"""Ray Serve with the echo model: `python -m palaestra.launch.peers.ray_serve_echo PORT`."""
+"""Ray Serve with the echo model: `python -m palaestra.launch.benches.ray_serve_echo PORT`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import ray
 from ray import serve
 
-from palaestra.launch.peers import BATCH, WAIT, answers
+from palaestra.launch.benches.echo import BATCH, WAIT, answers
 
 
 class Echo:

@@ -1,6 +1,6 @@
 """Open-loop load on an HTTP server, from a process of its own: requests leave on time whether answers come or not.
 
-Run as `python -m palaestra.launch.bench_load URL BODY_FILE RATE SECONDS`.
+Run as `python -m palaestra.launch.benches.load URL BODY_FILE RATE SECONDS`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""What `palaestra bench` measures, each beside its peers in the same run."""
