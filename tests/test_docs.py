@@ -12,7 +12,7 @@ import pytest
 
 from palaestra.envs.registry import names
 from palaestra.launch.cli import COMMANDS
-from palaestra.launch.recipes import RECIPES, TUNINGS
+from palaestra.launch.recipes import CONVERSATIONS, RECIPES, TUNINGS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -53,6 +53,11 @@ def test_the_world_of_four_steps_keeps_the_contract(tmp_path: Path) -> None:
     assert "fail" not in shown.lower().replace("0 fail", "").replace("failed to", ""), shown
 
 
+def test_the_tools_of_fifteen_lines_answer(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(example("tools"))
+    assert run([sys.executable, "shop.py"], tmp_path).splitlines() == ["3", "answered 1.0"]
+
+
 @pytest.mark.parametrize("line", re.findall(r"^palaestra (.+?)(?:\s+#.*)?$", README, re.MULTILINE))
 def test_the_commands_exist_with_their_options(line: str, tmp_path: Path) -> None:
     command, *words = line.split()
@@ -68,7 +73,7 @@ def test_every_named_world_recipe_and_file_is_there() -> None:
     for world in re.findall(r"`((?:toy|maniskill)/\w+-\w+)`", README):
         assert world in names()
     for recipe in re.findall(r"palaestra train ([a-z][\w-]+)", README):
-        assert recipe in RECIPES | TUNINGS
+        assert recipe in {*RECIPES, *TUNINGS, *CONVERSATIONS}
     for path in re.findall(r"\]\((results/[^)]+)\)", README) + re.findall(
         r"`((?:results|envs|agents|launch)/[\w./]+)`", README
     ):
@@ -82,8 +87,8 @@ def test_the_table_repeats_what_the_results_say() -> None:
     for name, folder, before, after in rows:
         document = json.loads((ROOT / folder / "result.json").read_text())
         assert document["recipe"] == name
-        said = [f"{100 * entry['success_once']:.1f}" for entry in document["evaluations"]]
-        assert said == [before, after], (folder, said)
+        rates = {entry["name"]: f"{100 * entry['success_once']:.1f}" for entry in document["evaluations"]}
+        assert (rates["before"], rates["after"]) == (before, after), (folder, rates)
 
 
 def test_docstring_examples_run() -> None:
