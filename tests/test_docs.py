@@ -91,6 +91,14 @@ def test_the_table_repeats_what_the_results_say() -> None:
         assert (rates["before"], rates["after"]) == (before, after), (folder, rates)
 
 
+@pytest.mark.parametrize("run", ["push-cube", "pick-cube"])
+def test_little_time_goes_to_anything_but_simulation_and_gradients(run: str) -> None:
+    """Below a tenth, of the recorded runs; evaluation apart."""
+    rows = [json.loads(line) for line in (ROOT / "results" / run / "metrics.jsonl").read_text().splitlines()]
+    spent = {part: sum(row.get(f"time/{part}", 0.0) for row in rows) for part in ("simulate", "act", "learn", "other")}
+    assert 0 < spent["act"] + spent["other"] < 0.1 * sum(spent.values()), spent
+
+
 def test_docstring_examples_run() -> None:
     import doctest
     import importlib
