@@ -33,6 +33,7 @@ from palaestra.envs.android.world import WORLDS as ANDROID
 from palaestra.envs.core import Worlds
 from palaestra.envs.driving.world import WORLDS as DRIVING
 from palaestra.envs.lockstep import LockstepWorlds
+from palaestra.envs.manipulation.tabletop.world import WORLDS as TABLETOP
 from palaestra.envs.pool import PoolWorlds
 from palaestra.envs.toy import ReachEnv
 
@@ -43,7 +44,9 @@ Factory = Callable[..., gymnasium.Env[Any, Any] | VectorEnv[Any, Any, Any]]
 
 _COUNTS = ("count", "num_envs")
 _MANISKILL = "maniskill/"
-_registered: dict[str, Factory] = {"toy/reach-v0": ReachEnv, **DRIVING, **ANDROID, "android/adb-v0": AdbPhoneEnv}
+_registered: dict[str, Factory] = {
+    "toy/reach-v0": ReachEnv, **DRIVING, **TABLETOP, **ANDROID, "android/adb-v0": AdbPhoneEnv
+}  # fmt: skip
 
 
 def make(

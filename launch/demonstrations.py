@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from palaestra.envs.episode import Episode
 from palaestra.launch.config import DemonstrationConfig, WorldConfig
@@ -38,6 +39,11 @@ def _expert(config: DemonstrationConfig, world: WorldConfig) -> list[Episode]:
         from palaestra.envs import toy
 
         return toy.demonstrate(config.episodes, config.seed)
+    if family == "tabletop":
+        from palaestra.envs.manipulation.tabletop import world as tabletop
+
+        options: dict[str, Any] = {**tabletop.WORLDS[world.id].keywords, **world.options}
+        return tabletop.demonstrate(config.episodes, config.seed, config.noise, **options)
     if family == "maniskill":
         from palaestra.envs.manipulation import experts
 

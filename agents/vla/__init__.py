@@ -1,0 +1,1 @@
+"""Vision-language-action policies: pictures and an instruction in, chunks of actions out, by flow matching."""
