@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from palaestra.agents.flow.network import FlowNetwork
+from palaestra.agents.flow.network import C, FlowNetwork
 from palaestra.agents.flow.policy import FlowPolicy
 from palaestra.envs.core import Observation
 from palaestra.envs.episode import Episode
@@ -69,13 +69,13 @@ def flow_time(count: int, device: torch.device | None = None) -> Tensor:
 
 
 def flow_matching_loss(
-    network: FlowNetwork, context: Tensor, action: Tensor, mask: Tensor, noise: Tensor, t: Tensor
+    network: FlowNetwork[C], context: C, action: Tensor, mask: Tensor, noise: Tensor, t: Tensor
 ) -> Tensor:
     """Return the mean of |v(x_t, t) - (ε - A)|² over demonstrated entries, shape [] (Lipman et al. 2023; π0 eq. 1).
 
     Args:
         network: Predicts the velocity.
-        context: [N, …], what the network made of the observations.
+        context: What the network made of the N observations.
         action: [N, H, A], normalised.
         mask: [N, H] bool.
         noise: [N, H, A], ε.

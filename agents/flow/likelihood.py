@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from palaestra.agents.flow.network import FlowNetwork
+from palaestra.agents.flow.network import C, FlowNetwork
 from palaestra.agents.flow.samplers import Method, log_density, moments, times
 
 
@@ -24,13 +24,13 @@ class Transitions:
 
 
 def transitions(
-    network: FlowNetwork, context: Tensor, points: Tensor, index: Tensor, level: Tensor, method: Method
+    network: FlowNetwork[C], context: C, points: Tensor, index: Tensor, level: Tensor, method: Method
 ) -> Transitions:
     """Evaluate some transitions of stored chains.
 
     Args:
         network: The current network.
-        context: [N, …], what it makes of the observations.
+        context: What it makes of the N observations.
         points: [N, K + 1, H, D], the stored chains.
         index: [N, J] int64, which transitions.
         level: [N, K], the noise level that each transition was drawn with.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Protocol
+from typing import Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,25 @@ from palaestra.agents.normalise import Normaliser
 from palaestra.envs.core import Observation
 
 
-class FlowNetwork(Protocol):
+class Context(Protocol):
+    """What a network made of N observations: a tensor [N, …], or something that holds several."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it lives."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def repeat_interleave(self, repeats: int, dim: int, /) -> Self:
+        """Return each observation's part `repeats` times in a row; `dim` is 0."""
+        ...
+
+
+C = TypeVar("C", bound=Context)
+
+
+class FlowNetwork(Protocol[C]):
     """Reads observations once a decision, then answers for points of the denoising."""
 
     horizon: int
@@ -25,15 +43,15 @@ class FlowNetwork(Protocol):
     width: int
     """D, the numbers of an action."""
 
-    def observe(self, observation: Observation) -> Tensor:
-        """Return what the expert and the critic need of N observations, [N, …]."""
+    def observe(self, observation: Observation) -> C:
+        """Return what the expert and the critic need of N observations."""
         ...
 
-    def field(self, context: Tensor, x: Tensor, t: Tensor) -> Field:
+    def field(self, context: C, x: Tensor, t: Tensor) -> Field:
         """Return velocity, standard deviation and features at points x [N, H, D] and times t [N]."""
         ...
 
-    def summary(self, context: Tensor) -> Tensor:
+    def summary(self, context: C) -> Tensor:
         """Return what a critic of the observation reads, [N, F]."""
         ...
 

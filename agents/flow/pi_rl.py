@@ -22,7 +22,7 @@ from palaestra.agents.advantages import normalise
 from palaestra.agents.core import Decision, Rollout, explained_variance
 from palaestra.agents.credit import Credit, generalised, grouped
 from palaestra.agents.flow.likelihood import Transitions, transitions
-from palaestra.agents.flow.network import mlp
+from palaestra.agents.flow.network import Context, mlp
 from palaestra.agents.flow.policy import FlowPolicy
 from palaestra.agents.flow.samplers import Method, gaussian_entropy, sample
 from palaestra.agents.losses import clipped_surrogate, clipped_value, trajectory_weights, weighted_mean
@@ -54,7 +54,7 @@ class PiRLConfig:
     critic: Literal["observation", "expert"] = "observation"
     """gae: what the critic reads: the observation (V_vlm), or the action expert's features (V_expert)."""
     detach_critic: bool = True
-    """expert: keep the critic's gradient out of the action expert."""
+    """Keep the critic's gradient out of the network whose features it reads: expert or backbone."""
     credit: Credit = "chunk"
     """Whether rewards, values and advantages belong to chunks or to single actions."""
     ratio: Credit = "chunk"
@@ -156,7 +156,7 @@ class PiRL:
         """The policy as it is deployed: the ODE."""
         return self._policy
 
-    def _critic_input_width(self, context: Tensor) -> int:
+    def _critic_input_width(self, context: Context) -> int:
         if self.config.critic == "observation":
             return self.network.summary(context).shape[1]
         noise = self._policy.noise(len(context), context.device)
@@ -187,12 +187,11 @@ class PiRL:
         chosen = torch.randint(steps, (draws, 1)).expand(batch, 1)
         return torch.zeros_like(level).scatter(1, chosen, level[:, :1])
 
-    def _value(self, context: Tensor, features: Tensor) -> Tensor:
+    def _value(self, context: Context, features: Tensor) -> Tensor:
         """Return the critic's value [N, V], from the observation or as the mean over features [N, K, F]."""
         if self.config.critic == "observation":
-            seen = self.network.summary(context)[:, None]
-        else:
-            seen = features.detach() if self.config.detach_critic else features
+            features = self.network.summary(context)[:, None]
+        seen = features.detach() if self.config.detach_critic else features
         value: Tensor = self.critic(seen).mean(1)
         return value.float()  # under autocast the critic answers in half precision
 
@@ -201,7 +200,7 @@ class PiRL:
         """Return the value of views that no decision was made at, [N, V]."""
         if self.config.critic == "observation":
             context = self.network.observe(observation)
-            return self._value(context, context)
+            return self._value(context, self.network.summary(context))  # the critic asks for no other features
         return self.act(observation).trace["value"]
 
     def learn(self, rollout: Rollout) -> dict[str, float]:
@@ -270,7 +269,7 @@ class PiRL:
         action = torch.arange(self._policy.chunk, device=rollout.mask.device)
         return rollout.mask[..., None] & (action < rollout.played[..., None])
 
-    def _log_densities(self, batch: _Batch) -> tuple[Tensor, tuple[Tensor, Transitions]]:
+    def _log_densities(self, batch: _Batch) -> tuple[Tensor, tuple[Context, Transitions]]:
         """Return the chains' log-densities [N, J', C'] under the current network, and what they came from.
 
         J' is 1 where the chain is one action, C' is 1 where the ratio is taken over the chunk.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -24,7 +26,7 @@ class FlowPolicy(nn.Module):
     low: Tensor
     high: Tensor
 
-    def __init__(self, network: FlowNetwork, low: np.ndarray, high: np.ndarray, chunk: int, steps: int) -> None:
+    def __init__(self, network: FlowNetwork[Any], low: np.ndarray, high: np.ndarray, chunk: int, steps: int) -> None:
         super().__init__()
         if not 1 <= chunk <= network.horizon:
             raise ValueError(
@@ -33,7 +35,7 @@ class FlowPolicy(nn.Module):
         if steps < 1:
             raise ValueError(f"steps is {steps}; a denoising has at least 1 transition.")
         assert isinstance(network, nn.Module)
-        self.network: FlowNetwork = network
+        self.network: FlowNetwork[Any] = network
         self.chunk = chunk
         self.steps = steps
         self.scale = Normaliser(network.width)

@@ -1,0 +1,192 @@
+"""A vision-language model as the prefix of a policy: what it makes of pictures and an instruction, layer by layer.
+
+The prefix is [pictures; instruction], every token of which sees every other (π0, arXiv 2410.24164 §IV). Its keys and
+values are computed once a decision; the action expert and the critic read them as often as they like.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from palaestra.agents.vlm.checkpoint import Checkpoint
+from palaestra.envs.core import Observation
+
+Tuning = Literal["frozen", "lora", "full"]
+"""What of a backbone is trained: nothing, low-rank adapters of the language model, or every weight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """What N decisions are made from."""
+
+    keys: tuple[Tensor, ...]
+    """A layer each, [N, G, P, d]: rotated to their places."""
+    values: tuple[Tensor, ...]
+    """A layer each, [N, G, P, d]."""
+    real: Tensor
+    """[N, P] bool: False where a shorter instruction is padded."""
+    hidden: Tensor
+    """[N, P, E]: the last layer's output."""
+    state: Tensor
+    """[N, S]: the normalised proprioception; of width 0 where there is none."""
+
+    def __len__(self) -> int:
+        return len(self.real)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it lives."""
+        return self.real.device
+
+    def repeat_interleave(self, repeats: int, dim: int) -> Prefix:
+        """Return each row `repeats` times in a row, as `Tensor.repeat_interleave` does."""
+        return Prefix(
+            tuple(part.repeat_interleave(repeats, dim) for part in self.keys),
+            tuple(part.repeat_interleave(repeats, dim) for part in self.values),
+            *(part.repeat_interleave(repeats, dim) for part in (self.real, self.hidden, self.state)),
+        )
+
+    def mean(self) -> Tensor:
+        """Return the mean output over real tokens, [N, E]: what V_vlm reads."""
+        weight = self.real[..., None].to(self.hidden.dtype)
+        return (self.hidden * weight).sum(1) / weight.sum(1)
+
+
+class Backbone(nn.Module):
+    """A LLaVA-like checkpoint without its vocabulary's head."""
+
+    _mean: Tensor
+    _std: Tensor
+
+    def __init__(
+        self, checkpoint: Checkpoint, cameras: Mapping[str, tuple[int, int, int]], longest: int, rank: int = 0
+    ) -> None:
+        """Take a checkpoint's model; nothing of it is trained until `tune` says so.
+
+        Args:
+            checkpoint: A model with a vision tower and a language model.
+            cameras: The pictures that will be seen, by name: height, width, channels.
+            longest: Tokens that an instruction may have.
+            rank: Of the adapters of the language model's linear layers; 0 for none.
+
+        Raises:
+            ValueError: The checkpoint does not see, or there are no cameras.
+        """
+        super().__init__()
+        if not checkpoint.takes_pictures or not cameras:
+            raise ValueError(f"a vision-language-action policy needs eyes; its cameras are {sorted(cameras)}.")
+        self.model: Any = checkpoint.model.model
+        self.cameras, self.longest = dict(cameras), longest
+        self._tokenizer = checkpoint.tokenizer
+        images = checkpoint.processor.image_processor
+        self._side = (int(images.size["height"]), int(images.size["width"]))
+        self.register_buffer("_mean", torch.tensor(images.image_mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("_std", torch.tensor(images.image_std).view(3, 1, 1), persistent=False)
+        self._known: dict[str, list[int]] = {}
+        self.adapted = rank > 0
+        if self.adapted:
+            from peft import LoraConfig, inject_adapter_in_model
+
+            adapters = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
+            inject_adapter_in_model(adapters, self.model.language_model)
+        self.tune("frozen")
+        self.eval()
+
+    @property
+    def text(self) -> Any:
+        """The language model's configuration."""
+        return self.model.language_model.config
+
+    def tune(self, tuning: Tuning) -> None:
+        """Choose what is trained from now on.
+
+        Raises:
+            ValueError: Adapters are to be trained, but there are none.
+        """
+        if tuning == "lora" and not self.adapted:
+            raise ValueError("tuning is 'lora', but the backbone was made without adapters: give it a rank, such as 8.")
+        self.tuning = tuning
+        for name, weight in self.model.named_parameters():
+            weight.requires_grad_(tuning == "full" or (tuning == "lora" and "lora_" in name))
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Stay as deployed: dropout would make stored and recomputed log-probabilities differ."""
+        return super().train(False)
+
+    def forward(self, observation: Observation, state: Tensor) -> Prefix:
+        """Return the prefix of N observations.
+
+        Args:
+            observation: Pictures of all cameras, and an instruction each.
+            state: [N, S], passed on.
+
+        Raises:
+            ValueError: A camera is missing, unknown, or of another size or dtype; an instruction is empty or too long.
+        """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.tuning != "frozen"):
+            pictures = self._pictures(observation)
+            ids, spoken = self._words(observation.text, pictures.device)
+            words = self.model.get_input_embeddings()(ids)
+            embedded = torch.cat([pictures.to(words.dtype), words], 1)
+            real = torch.cat([spoken.new_ones(pictures.shape[:2]), spoken], 1)
+            # A padded row sees the real tokens too: attention over nothing would be NaN.
+            sees = real[:, None, None, :].expand(-1, 1, real.shape[1], -1)
+            place = torch.arange(real.shape[1], device=real.device)[None]
+            read = self.model.language_model(
+                inputs_embeds=embedded, attention_mask=sees, position_ids=place, use_cache=True
+            )
+            layers = read.past_key_values.layers
+            keys, values = tuple(layer.keys for layer in layers), tuple(layer.values for layer in layers)
+            return Prefix(keys, values, real, read.last_hidden_state, state)
+
+    def rotation(self, like: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
+        """Return cosines and sines of the rotary embedding (Su et al. 2021) at places [N, S], [N, S, d] each."""
+        cosine, sine = self.model.language_model.rotary_emb(like, place)
+        return cosine, sine
+
+    def _pictures(self, observation: Observation) -> Tensor:
+        """Return the tokens of all cameras' pictures, [N, cameras × tokens, E]."""
+        if observation.images.keys() != self.cameras.keys():
+            raise ValueError(
+                f"the observation shows {sorted(observation.images)}; the policy sees {sorted(self.cameras)}."
+            )
+        seen = []
+        for name, shape in self.cameras.items():
+            picture = observation.images[name]
+            if tuple(picture.shape[1:]) != shape or picture.dtype != torch.uint8:
+                raise ValueError(
+                    f"camera {name!r} shows {tuple(picture.shape[1:])} of {picture.dtype}; the policy was made for "
+                    f"{shape} of torch.uint8."
+                )
+            pixels = picture.permute(0, 3, 1, 2).float() / 255
+            if pixels.shape[2:] != self._side:
+                pixels = nn.functional.interpolate(pixels, self._side, mode="bilinear", antialias=True)
+            seen.append((pixels - self._mean) / self._std)
+        count = len(seen[0])
+        weight = next(self.model.vision_tower.parameters())
+        found = self.model.get_image_features(pixel_values=torch.cat(seen).to(weight.dtype)).pooler_output
+        tokens: Tensor = torch.stack(list(found)).unflatten(0, (len(seen), count))
+        return tokens.transpose(0, 1).flatten(1, 2)
+
+    def _words(self, text: tuple[str, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return instructions as tokens [N, L], padded on the right, and which are real [N, L] bool."""
+        for line in {*text} - self._known.keys():
+            # Split: what an instruction says is never read as a special token.
+            ids = self._tokenizer(line, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+            if not 0 < len(ids) <= self.longest:
+                raise ValueError(
+                    f"the instruction {line[:60]!r} has {len(ids)} tokens; a policy follows 1 to {self.longest}."
+                )
+            self._known[line] = ids
+        if not text:
+            raise ValueError("the observation holds no instructions: these worlds show no text.")
+        rows = [self._known[line] for line in text]
+        length = max(map(len, rows))
+        ids = torch.tensor([row + [0] * (length - len(row)) for row in rows], device=device)
+        lengths = torch.tensor([len(row) for row in rows], device=device)
+        return ids, torch.arange(length, device=device) < lengths[:, None]

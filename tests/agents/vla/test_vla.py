@@ -1,0 +1,245 @@
+"""π_RL's checks that need a vision-language model, on tables: reuse, masks, what is frozen, what is detached."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from palaestra.agents.flow.imitation import ImitationConfig, imitate
+from palaestra.agents.flow.pi_rl import PiRL, PiRLConfig
+from palaestra.agents.flow.policy import FlowPolicy
+from palaestra.agents.flow.samplers import sample
+from palaestra.agents.rollout import Collector
+from palaestra.agents.vla.backbone import Prefix
+from palaestra.agents.vla.network import VLANetwork
+from palaestra.agents.vla.policy import LONGEST, backbone_checkpoint, vla_policy
+from palaestra.agents.vlm.tiny import IMAGE
+from palaestra.envs.core import Observation, Worlds
+from palaestra.envs.manipulation.tabletop.world import demonstrate
+from palaestra.envs.registry import make
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def worlds() -> Worlds:
+    return make("tabletop/pick-place-v0", 4, chunk=2, pixels=32)
+
+
+@pytest.fixture(scope="module")
+def view(worlds: Worlds) -> Observation:
+    return worlds.reset(seed=0).observation
+
+
+def fresh(worlds: Worlds, rank: int = 0) -> tuple[FlowPolicy, VLANetwork]:
+    """Return an untrained policy on a tiny backbone, and its network."""
+    torch.manual_seed(0)
+    policy = vla_policy(worlds.spec, backbone_checkpoint("", 16), horizon=3, steps=3, hidden=32, rank=rank)
+    assert isinstance(policy.network, VLANetwork)
+    nn.init.normal_(policy.network.noise.layers[-1].weight, std=0.1)
+    return policy, policy.network
+
+
+@pytest.fixture(scope="module")
+def shared(worlds: Worlds) -> tuple[FlowPolicy, VLANetwork]:
+    """A policy that no test trains."""
+    return fresh(worlds)
+
+
+def backbone_weights(network: VLANetwork) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in network.backbone.state_dict().items()}
+
+
+def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> set[str]:
+    """Return the names of bit-identical tensors."""
+    return {name for name in left if torch.equal(left[name], right[name])}
+
+
+@torch.no_grad()
+def test_a_reused_prefix_denoises_as_a_recomputed_one(
+    shared: tuple[FlowPolicy, VLANetwork], view: Observation
+) -> None:
+    """Keys and values computed once give the chain that reading the pictures anew at every step gives."""
+    policy, network = shared
+    prefix, noise = network.observe(view), policy.noise(4, torch.device("cpu"))
+    reused = sample(lambda x, t: network.field(prefix, x, t), noise, 3)
+    anew = sample(lambda x, t: network.field(network.observe(view), x, t), noise, 3)
+    torch.testing.assert_close(reused.points, anew.points)
+    torch.testing.assert_close(reused.features, anew.features)
+    assert not torch.equal(reused.points[0], reused.points[1])
+
+
+@torch.no_grad()
+def test_padding_does_not_matter(shared: tuple[FlowPolicy, VLANetwork], view: Observation) -> None:
+    """A short instruction beside a long one gives the velocity, noise and critic's input that it gives alone."""
+    _, network = shared
+    long = "put the red cube on the white plate and then go back to where you were"
+    spoken = replace(view, text=("go", long, "a", "b"))
+    together, x, t = network.observe(spoken), torch.randn(4, 3, 4), torch.rand(4)
+    alone = network.observe(spoken[torch.tensor([0])])
+    assert together.real.shape[1] > alone.real.shape[1] and alone.real.all()
+    left, right = network.field(together, x, t), network.field(alone, x[:1], t[:1])
+    torch.testing.assert_close(left.velocity[:1], right.velocity, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(left.std[:1], right.std, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(network.summary(together)[:1], network.summary(alone), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(alone.mean(), alone.hidden.mean(1))
+
+
+@torch.no_grad()
+def test_everything_that_is_shown_matters(shared: tuple[FlowPolicy, VLANetwork], view: Observation) -> None:
+    """Another picture of either camera, other words, other proprioception: another velocity for the same noise."""
+    _, network = shared
+    x, t = torch.randn(4, 3, 4), torch.full((4,), 0.5)
+
+    def velocity(shown: Observation) -> Tensor:
+        return network.field(network.observe(shown), x, t).velocity
+
+    assert view.state is not None
+    before = velocity(view)
+    others = [replace(view, images={**view.images, name: 255 - view.images[name]}) for name in view.images]
+    others += [replace(view, text=("push the drawer",) * 4), replace(view, state=view.state + 0.5)]
+    for other in others:
+        assert (velocity(other) - before).abs().amax((1, 2)).min() > 1e-4
+
+
+@torch.no_grad()
+def test_blocks_are_causal(shared: tuple[FlowPolicy, VLANetwork], view: Observation) -> None:
+    """The token of proprioception does not see the actions: an expert layer maps it alike whatever they are."""
+    _, network = shared
+    from palaestra.agents.vla.network import _suffix
+
+    prefix = network.observe(view)
+    sees, place = _suffix(prefix.real, 4)
+    rotation, hidden = network.backbone.rotation(prefix.hidden, place), torch.randn(4, 4, 32)
+    changed = torch.cat([hidden[:, :1], torch.randn(4, 3, 32)], 1)
+    layer = network.layers[0]
+    first, second = (layer(one, prefix.keys[0], prefix.values[0], sees, rotation) for one in (hidden, changed))
+    assert torch.equal(first[:, 0], second[:, 0]) and not torch.equal(first[:, 1], second[:, 1])
+
+
+def test_a_prefix_repeats_as_tensors_do(shared: tuple[FlowPolicy, VLANetwork], view: Observation) -> None:
+    """Every part of it, row by row."""
+    _, network = shared
+    prefix = network.observe(view)
+    twice = prefix.repeat_interleave(2, 0)
+    assert isinstance(twice, Prefix) and len(twice) == 8
+    assert torch.equal(twice.keys[1], prefix.keys[1].repeat_interleave(2, 0))
+    assert torch.equal(network.summary(twice)[::2], network.summary(prefix))
+
+
+@pytest.mark.parametrize("sampler", ["sde", "noise"])
+@pytest.mark.parametrize("critic", ["observation", "expert"])
+def test_a_frozen_backbone_stays_bit_identical(worlds: Worlds, sampler: str, critic: str) -> None:
+    """π_RL moves the expert, by Flow-SDE and Flow-Noise, with V_vlm and V_expert, and nothing of the backbone."""
+    policy, network = fresh(worlds)
+    step = worlds.reset(seed=1)
+    config = PiRLConfig(
+        sampler=sampler, form="joint" if sampler == "noise" else "hybrid", critic=critic, epochs=2, batch=4  # type: ignore[arg-type]
+    )
+    learner = PiRL(policy, config, step.observation)
+    collector = Collector(worlds, lambda step: step.rewards)
+    collector.reset(seed=1)
+    rollout = collector.collect(learner, 2)
+    before, expert = backbone_weights(network), network.leave.weight.clone()
+    policy.train()
+    learner.learn(rollout)
+    assert len(same(before, network.backbone.state_dict())) == len(before)
+    assert not torch.equal(expert, network.leave.weight)
+    restored = PiRL(fresh(worlds)[0], config, step.observation)
+    restored.load_state_dict(learner.state_dict())
+    assert torch.equal(restored.network.leave.weight, network.leave.weight)  # type: ignore[attr-defined]
+
+
+def test_a_recomputed_density_is_the_stored_chains_own(worlds: Worlds) -> None:
+    """Before any step the ratio is 1: what was played and what is learnt from are the same policy, dropout or not."""
+    policy, network = fresh(worlds)
+    for layer in network.backbone.model.language_model.layers:
+        layer.self_attn.attention_dropout = 0.5
+    view = worlds.reset(seed=2).observation
+    learner = PiRL(policy, PiRLConfig(form="full", actor_rate=0.0, epochs=2), view)
+    policy.train()
+    assert not network.backbone.training and not network.backbone.model.training
+    collector = Collector(worlds, lambda step: step.rewards)
+    collector.reset(seed=2)
+    metrics = learner.learn(collector.collect(learner, 2))
+    assert metrics["train/clip_fraction"] == 0 and metrics["train/approximate_kl"] < 1e-6
+
+
+@pytest.mark.parametrize("critic", ["observation", "expert"])
+@pytest.mark.parametrize("detach", [True, False])
+def test_a_detached_critic_leaves_the_network_alone(worlds: Worlds, critic: str, detach: bool) -> None:
+    """Its gradient reaches what it reads, the backbone or the expert, only where that is asked for."""
+    policy, network = fresh(worlds)
+    network.backbone.tune("full")
+    view = worlds.reset(seed=3).observation
+    learner = PiRL(policy, PiRLConfig(critic=critic, detach_critic=detach), view)  # type: ignore[arg-type]
+    prefix = network.observe(view)
+    features = network.field(prefix, torch.randn(4, 3, 4), torch.ones(4)).features[:, None]
+    learner._value(prefix, features).sum().backward()
+    reached = {name for name, weight in network.named_parameters() if weight.grad is not None}
+    assert bool(reached) != detach
+    assert all(weight.grad is not None for weight in learner.critic.parameters())
+    assert detach or any("backbone" in name for name in reached)
+    assert ("layers.0.query.weight" in reached) == (critic == "expert" and not detach)
+
+
+@pytest.mark.parametrize("tuning", ["frozen", "lora", "full"])
+def test_imitation_trains_what_it_is_told_to(worlds: Worlds, tuning: str) -> None:
+    """Nothing of the backbone, its adapters alone, or all of it; the loss falls, and normalisers are fitted."""
+    policy, network = fresh(worlds, rank=2 if tuning == "lora" else 0)
+    network.backbone.tune(tuning)  # type: ignore[arg-type]
+    before = backbone_weights(network)
+    episodes = demonstrate(2, seed=5, pixels=32)
+    losses = [
+        metrics["train/imitation_loss"]
+        for metrics in imitate(policy, episodes, ImitationConfig(steps=12, batch=8, learning_rate=3e-3))
+    ]
+    assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
+    assert not torch.equal(network.normaliser.std, torch.ones(5))
+    moved = before.keys() - same(before, network.backbone.state_dict())
+    if tuning == "frozen":
+        assert not moved
+    elif tuning == "lora":
+        assert moved and all("lora_" in name for name in moved)
+    else:
+        assert any("vision_tower" in name for name in moved) and any("language_model" in name for name in moved)
+
+
+def test_an_instruction_is_never_a_special_token(shared: tuple[FlowPolicy, VLANetwork], view: Observation) -> None:
+    """Text from a world that spells a special token stays text."""
+    backbone = shared[1].backbone
+    ids, _ = backbone._words((f"take {IMAGE}",), torch.device("cpu"))
+    assert backbone._tokenizer.convert_tokens_to_ids(IMAGE) not in ids[0].tolist() and ids.shape[1] > 2
+
+
+def test_bad_observations_are_named(shared: tuple[FlowPolicy, VLANetwork], view: Observation) -> None:
+    """A camera too few, a picture of another size or dtype, no or too much to say, other proprioception."""
+    _, network = shared
+    side, state = view.images["side"], view.state
+    assert state is not None
+    wrong = [
+        (replace(view, images={"side": side}), r"shows \['side'\]; the policy sees \['overhead', 'side'\]"),
+        (replace(view, images={**view.images, "side": side[:, :16]}), r"camera 'side' shows \(16, 32, 3\)"),
+        (replace(view, images={**view.images, "side": side.float()}), "of torch.float32"),
+        (replace(view, text=("", "a", "b", "c")), "instruction '' has 0 tokens"),
+        (replace(view, text=("word " * 100, "a", "b", "c")), f"a policy follows 1 to {LONGEST}"),
+        (replace(view, text=()), "no instructions"),
+        (replace(view, state=state[:, :3]), "reads 5 numbers.*holds 3"),
+    ]
+    for observation, message in wrong:
+        with pytest.raises(ValueError, match=message):
+            network.observe(observation)
+
+
+def test_what_cannot_be_built_is_refused(worlds: Worlds) -> None:
+    checkpoint = backbone_checkpoint("", 16)
+    with pytest.raises(ValueError, match="the backbone has 3"):
+        vla_policy(worlds.spec, checkpoint, horizon=3, layers=9)
+    with pytest.raises(ValueError, match="needs both"):
+        vla_policy(replace(worlds.spec, images={}), checkpoint, horizon=3)
+    with pytest.raises(ValueError, match="made without adapters"):
+        vla_policy(worlds.spec, checkpoint, horizon=3).network.backbone.tune("lora")  # type: ignore[attr-defined]
