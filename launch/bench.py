@@ -10,6 +10,7 @@ from palaestra.launch.benches.exploration import exploration
 from palaestra.launch.benches.phone import phone
 from palaestra.launch.benches.retrieval import retrieval
 from palaestra.launch.benches.server import server
+from palaestra.launch.benches.vla import vla
 from palaestra.launch.benches.worlds import worlds
 
 BENCHES: dict[str, Callable[..., dict[str, Any]]] = {
@@ -19,4 +20,5 @@ BENCHES: dict[str, Callable[..., dict[str, Any]]] = {
     "driving": driving,
     "phone": phone,
     "retrieval": retrieval,
+    "vla": vla,
 }

@@ -13,6 +13,7 @@ import tyro
 from palaestra.agents.digirl.config import DigiRLConfig
 from palaestra.agents.flow.imitation import ImitationConfig
 from palaestra.agents.flow.pi_rl import PiRLConfig
+from palaestra.agents.vla.backbone import Tuning
 from palaestra.agents.vlm.questions import Family
 from palaestra.agents.vlm.sft import SFTConfig
 from palaestra.launch.build import build, read_json
@@ -102,6 +103,34 @@ class Recipe:
     """Episodes filmed at the end, where the world can be rendered."""
     trackers: tuple[Literal["wandb", "trackio"], ...] = ()
     """Trackers besides TensorBoard and metrics.jsonl, which are always written."""
+
+
+@dataclass(frozen=True)
+class VLAConfig(PolicyConfig):
+    """The flow policy over pictures and instructions: an action expert on a vision-language backbone."""
+
+    hidden: int = 128
+    """Width of the action expert."""
+    base: str = ""
+    """Folder of the backbone's checkpoint; where empty, a tiny one with random weights is built."""
+    image_size: int = 32
+    """Side in pixels to which the tiny backbone resizes pictures."""
+    imitation: Tuning = "full"
+    """What of the backbone imitation trains: nothing (frozen), adapters (lora) or all (full)."""
+    reinforcement: Tuning = "frozen"
+    """What of the backbone reinforcement trains."""
+    rank: int = 8
+    """lora: rank of an adapter."""
+
+
+@dataclass(frozen=True)
+class VLARecipe(Recipe):
+    """A training run of a vision-language-action policy, whole: few-shot imitation, then π_RL."""
+
+    name: str = "vla-tabletop"
+    """What the run is called in tables."""
+    policy: VLAConfig = field(default_factory=VLAConfig)
+    """The network."""
 
 
 @dataclass(frozen=True)
@@ -259,8 +288,19 @@ class TrainOptions:
     """Folder of the run; by default runs/<recipe>-<seed>-<time>."""
 
 
-def options_of(recipe: AnyRecipe) -> TrainOptions | FoundRLOptions | DigiRLOptions:
+@dataclass(frozen=True)
+class VLAOptions:
+    """What `palaestra train` takes for such a recipe."""
+
+    recipe: Annotated[VLARecipe, tyro.conf.arg(name="")]
+    run: Path | None = None
+    """Folder of the run; by default runs/<recipe>-<seed>-<time>."""
+
+
+def options_of(recipe: AnyRecipe) -> TrainOptions | VLAOptions | FoundRLOptions | DigiRLOptions:
     """Return the options of `palaestra train` with a recipe's as defaults."""
+    if isinstance(recipe, VLARecipe):
+        return VLAOptions(recipe)
     if isinstance(recipe, FoundRLRecipe):
         return FoundRLOptions(recipe)
     return DigiRLOptions(recipe) if isinstance(recipe, DigiRLRecipe) else TrainOptions(recipe)
@@ -331,9 +371,10 @@ def from_json(path: Path) -> AnyRecipe:
     """Read a recipe back; an unknown or misspelt key, or a value of another type, is refused by name."""
     data = read_json(path)
     keys = data if isinstance(data, dict) else {}
-    kind: type[AnyRecipe] = (
-        FoundRLRecipe if "teacher" in keys else DigiRLRecipe if "offline_episodes" in keys else Recipe
-    )
+    policy = keys.get("policy")
+    kind: type[AnyRecipe] = VLARecipe if isinstance(policy, dict) and "image_size" in policy else Recipe
+    if "teacher" in keys or "offline_episodes" in keys:
+        kind = FoundRLRecipe if "teacher" in keys else DigiRLRecipe
     recipe = build(kind, data, path.name)
     assert isinstance(recipe, kind)
     return recipe

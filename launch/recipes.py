@@ -16,6 +16,8 @@ from palaestra.launch.config import (
     Recipe,
     RewardConfig,
     TuningRecipe,
+    VLAConfig,
+    VLARecipe,
     WorldConfig,
 )
 from palaestra.launch.vrag_config import VragRecipe
@@ -69,12 +71,31 @@ PICK_CUBE = replace(
 
 STACK_CUBE = replace(PICK_CUBE, name="pi-rl-stack-cube", world=replace(PUSH_CUBE.world, id="maniskill/StackCube-v1"))
 
+# Runs from end to end; how far it rises has not been measured yet.
+VLA_TABLETOP = VLARecipe(
+    name="vla-tabletop",
+    world=WorldConfig(
+        id="tabletop/pick-place-v0",
+        count=32,
+        chunk=4,
+        options={"objects": 2, "receptacles": 1, "kinds": 4, "scenes": 1, "pixels": 64},
+    ),
+    policy=VLAConfig(horizon=4, steps=2),
+    demonstrations=DemonstrationConfig(episodes=200, noise=0.2),
+    imitation=ImitationConfig(steps=1500, batch=64),
+    pi_rl=PiRLConfig(form="full", ratio="action", discount=0.9, epochs=2, batch=128, actor_rate=1e-4),
+    reward=RewardConfig(success=1.0, world=1.0),
+    iterations=100,
+    decisions=10,
+)
+
 FOUND_RL_DRIVING = FoundRLRecipe()
 
 DIGIRL_PHONE = DigiRLRecipe()
 
 RECIPES: dict[str, AnyRecipe] = {
-    recipe.name: recipe for recipe in (REACH, PUSH_CUBE, PICK_CUBE, STACK_CUBE, FOUND_RL_DRIVING, DIGIRL_PHONE)
+    recipe.name: recipe
+    for recipe in (REACH, PUSH_CUBE, PICK_CUBE, STACK_CUBE, VLA_TABLETOP, FOUND_RL_DRIVING, DIGIRL_PHONE)
 }
 
 TINY_VLM = TuningRecipe()

@@ -11,10 +11,21 @@ from palaestra.agents.flow.imitation import imitate
 from palaestra.agents.flow.pi_rl import PiRL
 from palaestra.agents.flow.policy import FlowPolicy, state_policy
 from palaestra.agents.rollout import Collector
+from palaestra.agents.vla.network import VLANetwork
+from palaestra.agents.vla.policy import backbone_checkpoint, vla_policy
 from palaestra.envs.core import Worlds, WorldSpec
 from palaestra.envs.registry import make
 from palaestra.launch import checkpoint
-from palaestra.launch.config import AnyRecipe, DigiRLRecipe, FoundRLRecipe, Recipe, from_json, to_json, validate
+from palaestra.launch.config import (
+    AnyRecipe,
+    DigiRLRecipe,
+    FoundRLRecipe,
+    Recipe,
+    VLARecipe,
+    from_json,
+    to_json,
+    validate,
+)
 from palaestra.launch.demonstrations import demonstrations
 from palaestra.launch.files import write_atomically
 from palaestra.launch.run import Run
@@ -93,8 +104,28 @@ def make_policy(recipe: Recipe | FoundRLRecipe, spec: WorldSpec) -> FlowPolicy |
 
 def make_flow_policy(recipe: Recipe, spec: WorldSpec) -> FlowPolicy:
     """Return the untrained policy of a recipe for π_RL."""
+    if isinstance(recipe, VLARecipe):
+        return _make_vla_policy(recipe, spec)
     policy = recipe.policy
     built = state_policy(spec, policy.horizon, policy.steps, policy.hidden, policy.layers, policy.noise_bounds)
+    return built.to(recipe.world.device)
+
+
+def _make_vla_policy(recipe: VLARecipe, spec: WorldSpec) -> FlowPolicy:
+    """Return the untrained policy on its backbone, of which is trained what reinforcement trains."""
+    policy = recipe.policy
+    built = vla_policy(
+        spec,
+        backbone_checkpoint(policy.base, policy.image_size),
+        policy.horizon,
+        policy.steps,
+        policy.hidden,
+        policy.layers,
+        policy.noise_bounds,
+        policy.rank if "lora" in (policy.imitation, policy.reinforcement) else 0,
+    )
+    assert isinstance(built.network, VLANetwork)
+    built.network.backbone.tune(policy.reinforcement)
     return built.to(recipe.world.device)
 
 
@@ -156,10 +187,15 @@ class PiRLRun(Run):
         say(f"imitation: {recipe.demonstrations.episodes} demonstrations from {recipe.demonstrations.source}")
         episodes = demonstrations(recipe.demonstrations, recipe.world)
         metrics: dict[str, float] = {}
+        network = self.learner.policy.network
+        if isinstance(recipe, VLARecipe) and isinstance(network, VLANetwork):
+            network.backbone.tune(recipe.policy.imitation)
         for progress in imitate(self.learner.policy, episodes, recipe.imitation):
             if self.stopping:
                 raise KeyboardInterrupt
             metrics = {name: value for name, value in progress.items() if "/" in name}
+        if isinstance(recipe, VLARecipe) and isinstance(network, VLANetwork):
+            network.backbone.tune(recipe.policy.reinforcement)
         metrics["time/imitation"] = time.perf_counter() - started
         return metrics
 
