@@ -30,7 +30,7 @@ class DigiRLConfig:
     """What the value functions minimise."""
     beta: float = 0.2
     """Temperature of `awr`."""
-    batch: int = 128
+    batch: int = 64
     """Steps of an update, drawn from the kept ones with replacement."""
     fit: int = 32
     """Of them, how many are in the model at once."""
@@ -38,7 +38,7 @@ class DigiRLConfig:
     """Adam's step size for the value functions."""
     offline_values: int = 200
     """Updates of each value function in the offline stage."""
-    offline_updates: int = 150
+    offline_updates: int = 60
     """Updates of the actor in the offline stage."""
     online_values: int = 10
     """Updates of each value function an iteration."""
