@@ -16,7 +16,7 @@ import tyro
 
 def train_command(words: Sequence[str]) -> int:
     """Train a recipe by name, or go on with a run."""
-    from palaestra.launch.config import options_of, tuning_from_json
+    from palaestra.launch.config import tuning_from_json
     from palaestra.launch.recipes import CONVERSATIONS, RECIPES, TUNINGS, recipe_named
     from palaestra.launch.report import write_report
     from palaestra.launch.train import resume, train
@@ -36,9 +36,7 @@ def train_command(words: Sequence[str]) -> int:
             names = "\n".join(f"  {name}" for name in (*RECIPES, *TUNINGS, *CONVERSATIONS))
             print(f"palaestra train RECIPE [options], where RECIPE is one of\n{names}\n\npalaestra train --resume RUN")
             return 0 if words else 2
-        recipe = recipe_named(words[0])
-        default = options_of(recipe)
-        options = _options(type(default), default, words)
+        options = _options(recipe_named(words[0]), words)
         run = train(options.recipe, _folder(options))
     _film(run)
     _print_result(run)
@@ -48,14 +46,13 @@ def train_command(words: Sequence[str]) -> int:
 
 def _tune(words: Sequence[str]) -> int:
     """Fine-tune a vision-language model by a recipe's name, or go on with such a run."""
-    from palaestra.launch.config import TuningOptions
     from palaestra.launch.recipes import TUNINGS
     from palaestra.launch.tuning import resume_tuning, tune
 
     if words[0] == "--resume":
         run = resume_tuning(Path(words[1]))
     else:
-        options = _options(TuningOptions, TuningOptions(TUNINGS[words[0]]), words)
+        options = _options(TUNINGS[words[0]], words)
         run = tune(options.recipe, _folder(options))
     _print_tuning(run)
     return 0
@@ -66,19 +63,21 @@ def _converse(words: Sequence[str]) -> int:
     from palaestra.launch.recipes import CONVERSATIONS
     from palaestra.launch.report import write_report
     from palaestra.launch.vrag import train_vrag
-    from palaestra.launch.vrag_config import VragOptions
 
-    options = _options(VragOptions, VragOptions(CONVERSATIONS[words[0]]), words)
+    options = _options(CONVERSATIONS[words[0]], words)
     run = train_vrag(options.recipe, _folder(options))
     _print_result(run)
     print(f"report: {write_report(run)}")
     return 0
 
 
-def _options(kind: Any, default: Any, words: Sequence[str]) -> Any:
-    """Return the options of `palaestra train`, read from the words after the recipe's name."""
+def _options(recipe: Any, words: Sequence[str]) -> Any:
+    """Return the options of `palaestra train` with a recipe's as defaults, read from the words after its name."""
+    from palaestra.launch.config import TrainOptions
+
+    kind: Any = TrainOptions[type(recipe)]  # type: ignore[misc]
     prog = f"palaestra train {words[0]}"
-    return tyro.cli(kind, prog=prog, args=words[1:], default=default, config=(tyro.conf.FlagConversionOff,))
+    return tyro.cli(kind, prog=prog, args=words[1:], default=kind(recipe), config=(tyro.conf.FlagConversionOff,))
 
 
 def _folder(options: Any) -> Path:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Generic, Literal, TypeVar
 
 import tyro
 
@@ -253,58 +253,16 @@ class TuningRecipe:
     """Threads of torch."""
 
 
-@dataclass(frozen=True)
-class TuningOptions:
-    """What `palaestra train` takes for such a recipe."""
-
-    recipe: Annotated[TuningRecipe, tyro.conf.arg(name="")]
-    run: Path | None = None
-    """Folder of the run; by default runs/<recipe>-<seed>-<time>."""
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
-class FoundRLOptions:
-    """What `palaestra train` takes for such a recipe."""
-
-    recipe: Annotated[FoundRLRecipe, tyro.conf.arg(name="")]
-    run: Path | None = None
-    """Folder of the run; by default runs/<recipe>-<seed>-<time>."""
-
-
-@dataclass(frozen=True)
-class DigiRLOptions:
-    """What `palaestra train` takes for such a recipe."""
-
-    recipe: Annotated[DigiRLRecipe, tyro.conf.arg(name="")]
-    run: Path | None = None
-    """Folder of the run; by default runs/<recipe>-<seed>-<time>."""
-
-
-@dataclass(frozen=True)
-class TrainOptions:
+class TrainOptions(Generic[R]):
     """What `palaestra train` takes: a recipe, and where the run goes."""
 
-    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
+    recipe: Annotated[R, tyro.conf.arg(name="")]
     run: Path | None = None
     """Folder of the run; by default runs/<recipe>-<seed>-<time>."""
-
-
-@dataclass(frozen=True)
-class VLAOptions:
-    """What `palaestra train` takes for such a recipe."""
-
-    recipe: Annotated[VLARecipe, tyro.conf.arg(name="")]
-    run: Path | None = None
-    """Folder of the run; by default runs/<recipe>-<seed>-<time>."""
-
-
-def options_of(recipe: AnyRecipe) -> TrainOptions | VLAOptions | FoundRLOptions | DigiRLOptions:
-    """Return the options of `palaestra train` with a recipe's as defaults."""
-    if isinstance(recipe, VLARecipe):
-        return VLAOptions(recipe)
-    if isinstance(recipe, FoundRLRecipe):
-        return FoundRLOptions(recipe)
-    return DigiRLOptions(recipe) if isinstance(recipe, DigiRLRecipe) else TrainOptions(recipe)
 
 
 EVALUATION_SEED = 777

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from palaestra.agents.grpo.imitation import ImitationConfig
 from palaestra.agents.grpo.learner import GRPOConfig
@@ -74,12 +71,3 @@ class VragRecipe:
             path = getattr(self, name)
             if path and not Path(path).is_file():
                 raise ValueError(f"{name} is {path!r}, which is no file: give the {file}.safetensors of another run.")
-
-
-@dataclass(frozen=True)
-class VragOptions:
-    """What `palaestra train` takes for such a recipe."""
-
-    recipe: Annotated[VragRecipe, tyro.conf.arg(name="")]
-    run: Path | None = None
-    """Folder of the run; by default runs/<recipe>-<seed>-<time>."""

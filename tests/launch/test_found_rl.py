@@ -15,7 +15,6 @@ from palaestra.launch import checkpoint
 from palaestra.launch.cli import main
 from palaestra.launch.commands import _options
 from palaestra.launch.config import (
-    FoundRLOptions,
     FoundRLRecipe,
     TeacherConfig,
     WorldConfig,
@@ -133,7 +132,7 @@ def test_the_recipe_survives_json_and_is_found_by_its_name(tmp_path: Path, capsy
 
 def test_options_of_worlds_keep_their_types_on_the_command_line() -> None:
     words = ["found-rl-driving", "--world.options", "view", "bev", "vehicles", "4", "cruise", "5.5"]
-    options = _options(FoundRLOptions, FoundRLOptions(FoundRLRecipe()), words)
+    options = _options(FoundRLRecipe(), words)
     assert options.recipe.world.options == {"view": "bev", "vehicles": 4, "cruise": 5.5}
 
 
