@@ -13,6 +13,7 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from palaestra.envs.episode import Episode
+from palaestra.envs.streams import draw, restarted
 
 WALL = 0.5  # half the wall's height; it stands at x = 0
 SKIN = 0.02  # how far from the wall its contact keeps the fingertip
@@ -85,21 +86,8 @@ class ReachEnv(VectorEnv[Tensor, Tensor, Tensor]):
         Returns:
             Observation float32 [B, 6] of all worlds, and an info with `success`.
         """
-        if seed is None:
-            stream = _hash(self._stream)
-        else:
-            numbers = range(seed, seed + self.num_envs) if isinstance(seed, int) else seed
-            if len(numbers) != self.num_envs:
-                raise ValueError(
-                    f"toy/reach-v0: reset(seed=[...]) takes one seed a world, {self.num_envs}; got {len(numbers)}."
-                )
-            stream = _hash(torch.as_tensor(np.asarray(numbers, dtype=np.int64), device=self.device))
-        start = _start(stream)
-        mask = torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
-        if options is not None and "reset_mask" in options:
-            mask = torch.as_tensor(options["reset_mask"], dtype=torch.bool, device=self.device)
-        self._stream = torch.where(mask, stream, self._stream)
-        self._state = torch.where(mask[:, None], start, self._state)
+        self._stream, mask = restarted(self._stream, seed, options, "toy/reach-v0")
+        self._state = torch.where(mask[:, None], _start(self._stream), self._state)
         self._elapsed = self._elapsed.masked_fill(mask, 0)
         self._way = way_to_goal(self._state)
         return self._state, {"success": torch.zeros_like(mask)}
@@ -134,19 +122,9 @@ class ReachEnv(VectorEnv[Tensor, Tensor, Tensor]):
         return tuple(frame(state) for state in self._state.cpu().numpy())
 
 
-def _hash(number: Tensor) -> Tensor:
-    """Return well-mixed 32-bit numbers (in int64), the same on every device: Wellons' lowbias32."""
-    low = 0xFFFFFFFF
-    number = (number ^ (number >> 32)) & low
-    number = ((number ^ (number >> 16)) * 0x7FEB352D) & low
-    number = ((number ^ (number >> 15)) * 0x846CA68B) & low
-    return number ^ (number >> 16)
-
-
 def _start(stream: Tensor) -> Tensor:
     """Return first states [B, 6] from well-mixed numbers [B]."""
-    salts = torch.arange(1, 5, device=stream.device) * 0x9E3779B9
-    uniform = (_hash(stream[:, None] + salts) >> 8).float() / 2**24
+    uniform = draw(stream[:, None], torch.arange(1, 5, device=stream.device))
     state = torch.zeros(len(stream), 6, device=stream.device)
     state[:, 0] = -0.9 + 0.5 * uniform[:, 0]
     state[:, 1] = -0.6 + 1.2 * uniform[:, 1]

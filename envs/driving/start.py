@@ -7,11 +7,12 @@ from torch import Tensor
 
 from palaestra.envs.driving.arena import Arena
 from palaestra.envs.driving.route import follow
-from palaestra.envs.driving.state import State, blank, draw, mixed
+from palaestra.envs.driving.state import State, blank
 from palaestra.envs.driving.tables import OfLane, OfPoint, OfRoute, Tables
 from palaestra.envs.driving.traffic import lane_rows, place
 from palaestra.envs.driving.walkers import FASTEST, SLOWEST, stand
 from palaestra.envs.driving.watch import look
+from palaestra.envs.streams import draw, mixed
 
 APART = 15.0
 """Metres between the ego and traffic at the start."""

@@ -275,20 +275,6 @@ def blank(worlds: int, vehicles: int, walkers: int, device: torch.device | str) 
     )
 
 
-def mixed(number: Tensor) -> Tensor:
-    """Return well-mixed 32-bit numbers (in int64), the same on every device: Wellons' lowbias32."""
-    low = 0xFFFFFFFF
-    number = (number ^ (number >> 32)) & low
-    number = ((number ^ (number >> 16)) * 0x7FEB352D) & low
-    number = ((number ^ (number >> 15)) * 0x846CA68B) & low
-    return number ^ (number >> 16)
-
-
-def draw(seed: Tensor, counter: Tensor | int) -> Tensor:
-    """Return numbers in [0, 1) that depend on a seed and a counter alone (int64, broadcast), float32."""
-    return (mixed(seed + counter * 0x9E3779B9) >> 8).float() / 2**24
-
-
 def lights(signals: Tensor, group: Tensor, seconds: Tensor) -> tuple[Tensor, Tensor]:
     """Return what signal groups show at a time; the shapes of groups and times broadcast.
 

@@ -27,7 +27,7 @@ from palaestra.envs.driving.route import follow, row_at
 from palaestra.envs.driving.rules import judge
 from palaestra.envs.driving.score import Record
 from palaestra.envs.driving.start import start
-from palaestra.envs.driving.state import DT, Light, State, blank, draw, lights, mixed
+from palaestra.envs.driving.state import DT, Light, State, blank, lights
 from palaestra.envs.driving.surroundings import surroundings, time_to_collision
 from palaestra.envs.driving.tables import OfRoute, tabulate
 from palaestra.envs.driving.traffic import drive, lane_rows
@@ -35,6 +35,7 @@ from palaestra.envs.driving.turns import take_turn
 from palaestra.envs.driving.views import Observed, View, Views
 from palaestra.envs.driving.walkers import walk
 from palaestra.envs.driving.watch import PERIOD, look, slots_of
+from palaestra.envs.streams import draw, restarted
 
 STARTS = 1024
 """How many worlds start at a time, which bounds the memory that a start takes."""
@@ -153,20 +154,8 @@ class DrivingEnv(VectorEnv[Observed, Tensor, Tensor]):
         Returns:
             Observation float32 [W, 88] of all worlds, and an info with `success`.
         """
-        if seed is None:
-            stream = mixed(self._stream)
-        else:
-            numbers = range(seed, seed + self.num_envs) if isinstance(seed, int) else seed
-            if len(numbers) != self.num_envs:
-                raise ValueError(
-                    f"driving: reset(seed=[...]) takes one seed a world, {self.num_envs}; got {len(numbers)}."
-                )
-            stream = mixed(torch.as_tensor(np.asarray(numbers, dtype=np.int64), device=self.device))
-        mask = torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
-        if options is not None and "reset_mask" in options:
-            mask = torch.as_tensor(options["reset_mask"], dtype=torch.bool, device=self.device)
+        self._stream, mask = restarted(self._stream, seed, options, "driving")
         rows = mask.nonzero().flatten()
-        self._stream = torch.where(mask, stream, self._stream)
         vectors = [self._start(part) for part in rows.split(STARTS) if len(part)]
         known = self._views.known and len(rows) < self.num_envs
         shown = self._views.some(self.state, rows, vectors) if known else self.observe()

@@ -7,7 +7,6 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from palaestra.envs.driving.state import draw
 from palaestra.envs.manipulation.tabletop.catalogue import (
     HANDLE,
     HELD_OUT,
@@ -18,6 +17,7 @@ from palaestra.envs.manipulation.tabletop.catalogue import (
     Split,
     Task,
 )
+from palaestra.envs.streams import draw
 
 SPEED = 0.2
 """How far an action of 1 moves the tool along an axis; the table is [-1, 1]²."""

@@ -14,7 +14,6 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from palaestra.envs.driving.state import mixed
 from palaestra.envs.episode import Episode
 from palaestra.envs.manipulation.tabletop.catalogue import (
     LONGEST,
@@ -29,6 +28,7 @@ from palaestra.envs.manipulation.tabletop.catalogue import (
 from palaestra.envs.manipulation.tabletop.expert import expert_action
 from palaestra.envs.manipulation.tabletop.painter import CAMERAS, Painter
 from palaestra.envs.manipulation.tabletop.scene import TOP, start, step
+from palaestra.envs.streams import restarted
 
 Shown = dict[str, Any]
 """What B tables show: "overhead" and "side" [B, P, P, 3] uint8, "state" [B, 5] float32, "text" B strings."""
@@ -129,19 +129,7 @@ class TabletopEnv(VectorEnv[Shown, Tensor, Tensor]):
         Returns:
             What all worlds show, and an info with `success`.
         """
-        if seed is None:
-            stream = mixed(self._stream)
-        else:
-            numbers = range(seed, seed + self.num_envs) if isinstance(seed, int) else seed
-            if len(numbers) != self.num_envs:
-                raise ValueError(
-                    f"tabletop: reset(seed=[...]) takes one seed a world, {self.num_envs}; got {len(numbers)}."
-                )
-            stream = mixed(torch.as_tensor(np.asarray(numbers, dtype=np.int64), device=self.device))
-        mask = torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
-        if options is not None and "reset_mask" in options:
-            mask = torch.as_tensor(options["reset_mask"], dtype=torch.bool, device=self.device)
-        self._stream = torch.where(mask, stream, self._stream)
+        self._stream, mask = restarted(self._stream, seed, options, "tabletop")
         self.table = self._start(self._stream).where(mask, self.table)
         self._elapsed = self._elapsed.masked_fill(mask, 0)
         self._way = self.table.way()

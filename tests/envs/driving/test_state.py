@@ -3,9 +3,10 @@ import math
 import torch
 
 from palaestra.envs.driving.arena import Arena
-from palaestra.envs.driving.state import FLAGS, FRAMES, REALS, WHOLES, Light, blank, draw, lights, wrapped
+from palaestra.envs.driving.state import FLAGS, FRAMES, REALS, WHOLES, Light, blank, lights, wrapped
 from palaestra.envs.driving.tables import tabulate
 from palaestra.envs.driving.world import DrivingEnv
+from palaestra.envs.streams import draw
 
 
 def test_a_signal_goes_from_green_over_yellow_to_red(road: Arena) -> None:
