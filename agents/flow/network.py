@@ -27,6 +27,10 @@ class Context(Protocol):
 
     def __len__(self) -> int: ...
 
+    def __getitem__(self, rows: Tensor, /) -> Self:
+        """Return some observations' parts; rows are [N] int64."""
+        ...
+
     def repeat_interleave(self, repeats: int, dim: int, /) -> Self:
         """Return each observation's part `repeats` times in a row; `dim` is 0."""
         ...
@@ -42,6 +46,11 @@ class FlowNetwork(Protocol[C]):
     """H, the actions of a chunk that the network predicts."""
     width: int
     """D, the numbers of an action."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing of `observe` is trained, so that what it returned stays true while the rest learns."""
+        ...
 
     def observe(self, observation: Observation) -> C:
         """Return what the expert and the critic need of N observations."""
@@ -118,6 +127,11 @@ class StateNetwork(nn.Module):
         self.leave = nn.Linear(hidden, horizon * width)
         self.noise = NoiseHead(hidden, horizon, width, noise_bounds)
         nn.init.zeros_(self.leave.bias)
+
+    @property
+    def settled(self) -> bool:
+        """True: a state is only normalised."""
+        return True
 
     def observe(self, observation: Observation) -> Tensor:
         """Return the normalised state, [N, S]."""

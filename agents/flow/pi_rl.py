@@ -81,6 +81,9 @@ class PiRLConfig:
     """Rollouts over which both step sizes fall to a tenth, linearly, and stay; 0 keeps them as they are."""
     gradient_clip: float = 1.0
     """Largest norm of the policy's gradient, and of the critic's."""
+    reuse: bool = True
+    """Read each observation once a rollout where its reading is not trained (a frozen backbone); holds all that was
+    read in memory."""
     equal_trajectories: bool = False
     """Weigh each trajectory equally whatever its length, instead of each decision."""
 
@@ -101,6 +104,8 @@ class _Batch:
     """N decisions whose outcome is known."""
 
     observation: Observation
+    context: Context | None
+    """What the network made of the observations, where that does not change while it learns."""
     points: Tensor
     """[N, K + 1, H, D]."""
     index: Tensor
@@ -119,7 +124,8 @@ class _Batch:
     """[N]."""
 
     def __getitem__(self, rows: Tensor) -> _Batch:
-        return _Batch(*(getattr(self, entry.name)[rows] for entry in fields(self)))
+        values = (getattr(self, entry.name) for entry in fields(self))
+        return _Batch(*(None if value is None else value[rows] for value in values))
 
 
 class PiRL:
@@ -257,10 +263,12 @@ class PiRL:
         steps = torch.arange(self._policy.steps, device=level.device).expand(len(level), -1)
         index = level.argmax(1, keepdim=True) if config.form == "hybrid" else steps
         views = rollout.observation.map(lambda tensor: tensor.flatten(0, 1))[kept]
-        points = flat(rollout.trace["points"])
+        with torch.no_grad():
+            context = self.network.observe(views) if config.reuse and self.network.settled else None
         return _Batch(
-            views, points, index, level, flat(rollout.played), flat(value), flat(target), flat(advantage), flat(weight)
-        )
+            views, context, flat(rollout.trace["points"]), index, level,
+            *(flat(part) for part in (rollout.played, value, target, advantage, weight)),
+        )  # fmt: skip
 
     def _counted(self, rollout: Rollout) -> Tensor:
         """Return which advantages [T, B, V] belong to something that was played, bool."""
@@ -274,7 +282,7 @@ class PiRL:
 
         J' is 1 where the chain is one action, C' is 1 where the ratio is taken over the chunk.
         """
-        context = self.network.observe(batch.observation)
+        context = batch.context if batch.context is not None else self.network.observe(batch.observation)
         seen = transitions(self.network, context, batch.points, batch.index, batch.level, self.config.sampler)
         # Only what was played is an action: the rest of the horizon is noise that nothing ever saw.
         chunk = self._policy.chunk

@@ -6,7 +6,7 @@ values are computed once a decision; the action expert and the critic read them 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -43,13 +43,17 @@ class Prefix:
         """Where it lives."""
         return self.real.device
 
+    def __getitem__(self, rows: Tensor) -> Prefix:
+        """Return some rows."""
+        return self._each(lambda part: part[rows])
+
     def repeat_interleave(self, repeats: int, dim: int) -> Prefix:
         """Return each row `repeats` times in a row, as `Tensor.repeat_interleave` does."""
-        return Prefix(
-            tuple(part.repeat_interleave(repeats, dim) for part in self.keys),
-            tuple(part.repeat_interleave(repeats, dim) for part in self.values),
-            *(part.repeat_interleave(repeats, dim) for part in (self.real, self.hidden, self.state)),
-        )
+        return self._each(lambda part: part.repeat_interleave(repeats, dim))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Prefix:
+        keys, values = (tuple(map(change, parts)) for parts in (self.keys, self.values))
+        return Prefix(keys, values, change(self.real), change(self.hidden), change(self.state))
 
     def mean(self) -> Tensor:
         """Return the mean output over real tokens, [N, E]: what V_vlm reads."""

@@ -100,6 +100,11 @@ class VLANetwork(nn.Module):
         self.noise = NoiseHead(hidden, horizon, width, noise_bounds)
         nn.init.zeros_(self.leave.bias)
 
+    @property
+    def settled(self) -> bool:
+        """Whether the backbone is frozen: then a prefix stays true while the expert learns."""
+        return self.backbone.tuning == "frozen"
+
     def observe(self, observation: Observation) -> Prefix:
         """Return the prefix of N observations, once a decision.
 

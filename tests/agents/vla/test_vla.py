@@ -154,6 +154,31 @@ def test_a_frozen_backbone_stays_bit_identical(worlds: Worlds, sampler: str, cri
     assert torch.equal(restored.network.leave.weight, network.leave.weight)  # type: ignore[attr-defined]
 
 
+def test_a_settled_prefix_is_read_once_a_rollout(worlds: Worlds) -> None:
+    """Kept over all epochs and mini-batches, the prefix gives the weights that reading it each time gives."""
+    ends, reads = [], []
+    for reuse in (True, False):
+        policy, network = fresh(worlds)
+        first = worlds.reset(seed=4).observation
+        learner = PiRL(policy, PiRLConfig(form="full", epochs=2, batch=4, reuse=reuse), first)
+        collector = Collector(worlds, lambda step: step.rewards)
+        collector.reset(seed=4)
+        rollout = collector.collect(learner, 2)
+        calls: list[int] = []
+        handle = network.backbone.register_forward_hook(lambda *given, calls=calls: calls.append(1))
+        torch.manual_seed(1)
+        learner.learn(rollout)
+        handle.remove()
+        reads.append(len(calls))
+        ends.append(network.leave.weight.detach().clone())
+    after = 1 + int(rollout.final is not None)  # the values of the views after the last slots, and of ended episodes
+    assert reads == [after + 1, after + 1 + 2 * 2]
+    torch.testing.assert_close(*ends, atol=1e-6, rtol=1e-5)
+    network.backbone.tune("full")
+    assert not network.settled
+    assert learner._batch(rollout).context is None
+
+
 def test_a_recomputed_density_is_the_stored_chains_own(worlds: Worlds) -> None:
     """Before any step the ratio is 1: what was played and what is learnt from are the same policy, dropout or not."""
     policy, network = fresh(worlds)
