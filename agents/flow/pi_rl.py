@@ -125,7 +125,8 @@ class _Batch:
 
     def __getitem__(self, rows: Tensor) -> _Batch:
         values = (getattr(self, entry.name) for entry in fields(self))
-        return _Batch(*(None if value is None else value[rows] for value in values))
+        kept: list[Any] = [None if value is None else value[rows] for value in values]
+        return _Batch(*kept)
 
 
 class PiRL:
