@@ -62,6 +62,8 @@ class App:
     """Screen to the class of its activity."""
     submits: dict[str, Callable[[Device, Page, str], object]] = field(default_factory=dict)
     """Screen to what the enter key does there, told in which field."""
+    key: str = "_id"
+    """What its tables call a row's id."""
 
     @property
     def main(self) -> str:

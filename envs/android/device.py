@@ -47,6 +47,8 @@ class State:
     """Package to tables, of the apps that were looked at."""
     files: dict[str, bytes] = field(default_factory=dict)
     """Absolute path to contents."""
+    written: dict[str, float] = field(default_factory=dict)
+    """When the files were written that were so since the start: path to a time of the clock."""
     files_start: dict[str, bytes] = field(default_factory=dict)
     """What they were when the task began."""
     settings_start: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -158,7 +160,7 @@ class Device:
         known = self.state.databases.get(package)
         if known is None:
             app = self.apps[package]
-            known = self.state.databases[package] = Database(app.schema)
+            known = self.state.databases[package] = Database(app.schema, app.key)
             if app.fill is not None:
                 app.fill(self, self.seeded(package))
             known.settle()
@@ -195,6 +197,17 @@ class Device:
     def toggler(self, namespace: str, key: str, on: str = "1", off: str = "0") -> Callable[[], None]:
         """Return a function that turns a setting over."""
         return lambda: self.set(namespace, key, off if self.setting(namespace, key) == on else on)
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write a file, and keep when."""
+        self.files[path] = data
+        self.state.written[path] = self.state.clock
+        self.changed()
+
+    def copy(self, text: str) -> None:
+        """Put a text on the clipboard."""
+        self.state.clipboard = text
+        self.toast("Copied")
 
     def toast(self, text: str) -> None:
         """Say what happened, for 3 s."""

@@ -32,9 +32,14 @@ def rows_of(table: dict[int, Row], **wanted: Any) -> list[Row]:
 class Database:
     """An app's tables: dictionaries of _id to row, which become real SQLite where somebody asks in SQL."""
 
-    def __init__(self, schema: dict[str, str]) -> None:
-        """Take the tables' columns, such as {"alarms": "hour INTEGER, enabled INTEGER"}; `_id` is added."""
+    def __init__(self, schema: dict[str, str], key: str = "_id") -> None:
+        """Take the tables' columns as in SQL, such as {"alarms": "hour INTEGER, label TEXT DEFAULT ''"}.
+
+        The id of a row is added: "_id" in Python, `key` in SQL.
+        """
         self.schema = schema
+        self.key = key
+        self.defaults = {name: _defaults(columns) for name, columns in schema.items()}
         self.tables: dict[str, dict[int, Row]] = {name: {} for name in schema}
         self._start: dict[str, dict[int, Row]] = {name: {} for name in schema}
 
@@ -42,9 +47,9 @@ class Database:
         return self.tables[table]
 
     def insert(self, table: str, /, **values: Any) -> int:
-        """Add a row and return its _id, the largest so far plus one."""
+        """Add a row, other columns at their defaults, and return its _id, the largest so far plus one."""
         number = max(self.tables[table], default=0) + 1
-        self.tables[table][number] = {"_id": number, **values}
+        self.tables[table][number] = {"_id": number, **self.defaults[table], **values}
         return number
 
     def update(self, table: str, number: int, /, **values: Any) -> None:
@@ -75,11 +80,12 @@ class Database:
         """Return the tables as an SQLite database in memory."""
         connection = sqlite3.connect(":memory:")
         for name, columns in self.schema.items():
-            connection.execute(f"CREATE TABLE {name} (_id INTEGER PRIMARY KEY AUTOINCREMENT, {columns})")
-            names = ["_id", *(column.split()[0] for column in columns.split(","))]
+            connection.execute(f"CREATE TABLE {name} ({self.key} INTEGER PRIMARY KEY AUTOINCREMENT, {columns})")
+            names = ["_id", *self.defaults[name]]
             marks = ", ".join("?" * len(names))
-            values = [[row[key] for key in names] for row in self.tables[name].values()]
-            connection.executemany(f"INSERT INTO {name} ({', '.join(names)}) VALUES ({marks})", values)
+            values = [[row[column] for column in names] for row in self.tables[name].values()]
+            known = ", ".join([self.key, *names[1:]])
+            connection.executemany(f"INSERT INTO {name} ({known}) VALUES ({marks})", values)
         connection.commit()
         return connection
 
@@ -102,12 +108,21 @@ class Database:
         before = connection.total_changes
         answer = connection.execute(sql).fetchall()
         if connection.total_changes != before:
-            connection.row_factory = sqlite3.Row
-            for name in self.schema:
-                rows = connection.execute(f"SELECT * FROM {name} ORDER BY _id").fetchall()
-                self.tables[name] = {int(row["_id"]): dict(row) for row in rows}
+            self.take(connection)
         connection.close()
         return answer
+
+    def take(self, connection: sqlite3.Connection) -> None:
+        """Take all tables from an SQLite database; where one is missing, nothing changes.
+
+        Raises:
+            sqlite3.Error: Where a table or a column is missing.
+        """
+        tables = {}
+        for name, columns in self.defaults.items():
+            rows = connection.execute(f"SELECT {', '.join([self.key, *columns])} FROM {name} ORDER BY 1").fetchall()
+            tables[name] = {int(row[0]): dict(zip(["_id", *columns], row, strict=True)) for row in rows}
+        self.tables = tables
 
     def file(self) -> bytes:
         """Return the tables as the bytes of an SQLite file."""
@@ -115,6 +130,16 @@ class Database:
         data = connection.serialize()
         connection.close()
         return data
+
+
+def _defaults(columns: str) -> Row:
+    """Return what stands in the columns of a new row: their default, else 0 or an empty text by their kind."""
+    found: Row = {}
+    for column in columns.split(", "):
+        name, kind, *more = column.split(" ")
+        value = more[1].strip("'") if more[:1] == ["DEFAULT"] else ""
+        found[name] = int(value or 0) if kind == "INTEGER" else value
+    return found
 
 
 def _inside(action: int, first: str | None, second: str | None, database: str | None, source: str | None) -> int:

@@ -44,10 +44,12 @@ def tap(device: Device, x: float, y: float) -> bool:
 
 
 def long_press(device: Device, x: float, y: float) -> bool:
-    """Touch a point (dp) for half a second or more; where nothing waits for that, it is a tap."""
+    """Touch a point (dp) for half a second or more: pastes into a field; where nothing waits for it, it is a tap."""
     if not (0 <= x < WIDTH and 0 <= y < TALL):
         return False
     placed = None if device.typing and y >= keyboard.TOP else hit(device, x, y, long=True)
+    if placed is not None and placed.view.field:
+        return tap(device, x, y) and (not device.state.clipboard or paste(device))
     if placed is None or placed.view.hold is None:
         return tap(device, x, y)
     placed.view.hold()
@@ -104,6 +106,20 @@ def type_text(device: Device, text: str) -> bool:
     page.texts[device.state.focus] = (page.texts.get(device.state.focus, "") + kept)[:TEXT_LIMIT]
     device.changed()
     return True
+
+
+def copy(device: Device) -> bool:
+    """Put the text of the field that has the keyboard on the clipboard."""
+    if not device.typing:
+        return False
+    device.copy(device.page.texts.get(device.state.focus, ""))
+    device.changed()
+    return True
+
+
+def paste(device: Device) -> bool:
+    """Write what is on the clipboard into the field that has the keyboard."""
+    return type_text(device, device.state.clipboard)
 
 
 def _press_key(device: Device, name: str) -> bool:

@@ -219,13 +219,13 @@ def _pressing(press: Callable[[str], object], word: str) -> Tap:
 
 
 def tabs(names: Sequence[str], chosen: str, choose: Callable[[str], object], fill: int = CARD) -> View:
-    """Return icon tabs along a footer; the chosen one is blue."""
+    """Return icon tabs along a footer, named as their icons are but for case; the chosen one is blue."""
     share = WIDTH // len(names)
     children = [
         View(
             index * share, 0, share, 12, fill=fill, tap=_pressing(choose, name), checked=name == chosen, name=name,
             kind="Tab",
-            children=[View((share - 8) // 2, 2, 8, 8, icon=name, ink=BLUE if name == chosen else FAINT,
+            children=[View((share - 8) // 2, 2, 8, 8, icon=name.lower(), ink=BLUE if name == chosen else FAINT,
                            kind="ImageView")],
         )
         for index, name in enumerate(names)

@@ -25,10 +25,18 @@ def fill(device: Device, random: Random) -> None:
         add(device, title, day, random.randrange(8, 20))
 
 
+EVENT_COLUMNS = (
+    "start_ts INTEGER, end_ts INTEGER, title TEXT, location TEXT, description TEXT, repeat_interval INTEGER, "
+    "repeat_rule INTEGER, repeat_limit INTEGER, reminder_1_minutes INTEGER DEFAULT -1, reminder_2_minutes INTEGER "
+    "DEFAULT -1, reminder_3_minutes INTEGER DEFAULT -1, reminder_1_type INTEGER, reminder_2_type INTEGER, "
+    "reminder_3_type INTEGER, repetition_exceptions TEXT DEFAULT '[]', attendees TEXT, import_id TEXT, time_zone TEXT "
+    "DEFAULT 'UTC', flags INTEGER, event_type INTEGER DEFAULT 1, parent_id INTEGER, last_updated INTEGER, source TEXT "
+    "DEFAULT 'simple-calendar', availability INTEGER, color INTEGER, type INTEGER"
+)
+"""Those of Simple Calendar Pro; the app here shows the first three."""
 app = App(
-    PACKAGE, "Calendar", "calendar", BLUE,
-    {"events": "start_ts INTEGER, end_ts INTEGER, title TEXT, location TEXT, description TEXT"},
-    "/data/data/com.simplemobiletools.calendar.pro/databases/events.db", fill,
+    PACKAGE, "Calendar", "calendar", BLUE, {"events": EVENT_COLUMNS},
+    "/data/data/com.simplemobiletools.calendar.pro/databases/events.db", fill, key="id",
 )  # fmt: skip
 
 
@@ -40,8 +48,7 @@ def midnight(device: Device) -> int:
 def add(device: Device, title: str, day: int, hour: int) -> None:
     """Plan an hour's event so many days from today."""
     start = midnight(device) + day * DAY + hour * 3600
-    database = device.database(PACKAGE)
-    database.insert("events", start_ts=start, end_ts=start + 3600, title=title, location="", description="")
+    device.database(PACKAGE).insert("events", start_ts=start, end_ts=start + 3600, title=title)
 
 
 def when(start: int) -> str:

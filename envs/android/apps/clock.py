@@ -7,7 +7,8 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from palaestra.envs.android.app import App, Page, field_of
-from palaestra.envs.android.palette import BLUE, GREEN, ORANGE, PURPLE, RED
+from palaestra.envs.android.palette import BLUE, FAINT, GREEN, ORANGE, PURPLE, RED
+from palaestra.envs.android.storage import Row
 from palaestra.envs.android.views import (
     Screen,
     View,
@@ -38,8 +39,17 @@ def fill(device: Device, random: Random) -> None:
     for minutes in sorted(random.sample(range(5 * 12, 23 * 12), 4)):
         database.insert("alarms", hour=minutes // 12, minutes=minutes % 12 * 5, daysofweek=0,
                         enabled=random.randrange(2), label="")
-    database.insert("timer", entered="", left=0, running=0)
-    database.insert("stopwatch", running=0, elapsed=0)
+    for table in ("timer", "stopwatch"):
+        only(device, table)
+
+
+def only(device: Device, table: str) -> Row:
+    """Return the one row of a table, made anew where the table was emptied."""
+    database = device.database(PACKAGE)
+    if 1 not in database[table]:
+        database[table].clear()
+        database.insert(table)
+    return database[table][1]
 
 
 app = App(
@@ -47,14 +57,14 @@ app = App(
     {
         "alarms": "hour INTEGER, minutes INTEGER, daysofweek INTEGER, enabled INTEGER, label TEXT",
         "timer": "entered TEXT, left INTEGER, running INTEGER",
-        "stopwatch": "running INTEGER, elapsed INTEGER",
+        "stopwatch": "running INTEGER, elapsed INTEGER, laps INTEGER",
     },
     "/data/user_de/0/com.google.android.deskclock/databases/alarms.db", fill,
 )  # fmt: skip
 
 
 def _tabs(device: Device, chosen: str) -> View:
-    screens = {"clock": "alarms", "timer": "timer", "stopwatch": "stopwatch"}
+    screens = {"Clock": "alarms", "Timer": "timer", "Stopwatch": "stopwatch"}
     return tabs(list(screens), chosen, lambda name: device.replace(screens[name]))
 
 
@@ -72,7 +82,7 @@ def alarms(device: Device, page: Page) -> Screen:
         end = toggle(bool(alarm["enabled"]), turn, f"switch {title}")
         rows.append(row(title, alarm["label"], "clock", partial(device.push, "alarm", id=alarm["_id"]), PURPLE, end))
     add = floating("plus", lambda: device.push("keypad"), PURPLE)
-    return Screen(rows, toolbar("Alarms", fill=PURPLE), _tabs(device, "clock"), add)
+    return Screen(rows, toolbar("Alarms", fill=PURPLE), _tabs(device, "Clock"), add)
 
 
 @app.screen("com.android.deskclock.AlarmSelectionActivity")
@@ -141,7 +151,7 @@ def set_alarm(device: Device, page: Page) -> None:
 def timer(device: Device, page: Page) -> Screen:
     """Return the timer's keypad: digits fill hours, minutes and seconds from the right."""
     database = device.database(PACKAGE)
-    entry = database["timer"][1]
+    entry = only(device, "timer")
     typed = entry["entered"].rjust(6, "0")
 
     def press(key: str) -> None:
@@ -153,21 +163,25 @@ def timer(device: Device, page: Page) -> Screen:
             database.update("timer", 1, entered=(entry["entered"] + key)[-6:])
 
     keys = [*KEYS[:3], "< 0"]
-    go = (("STOP", lambda: database.update("timer", 1, running=0), RED) if entry["running"]
-          else ("START", lambda: press("OK"), GREEN))  # fmt: skip
+    go = (("Stop", lambda: database.update("timer", 1, running=0), RED) if entry["running"]
+          else ("Start", lambda: press("OK"), GREEN))  # fmt: skip
     time = f"{typed[:2]}h{typed[2:4]}m{typed[4:]}s"
-    return Screen([headline(time, fill=ORANGE, name="time"), pad(keys, press, height=14), buttons(go)],
-                  toolbar("Timer", fill=PURPLE), _tabs(device, "timer"))  # fmt: skip
+    spoken = f"{int(typed[:2])} hours, {int(typed[2:4])} minutes, {int(typed[4:])} seconds"
+    return Screen([headline(time, fill=ORANGE, name=spoken), pad(keys, press, height=14), buttons(go)],
+                  toolbar("Timer", fill=PURPLE), _tabs(device, "Timer"))  # fmt: skip
 
 
 @app.screen(MAIN + "$Stopwatch")
 def stopwatch(device: Device, page: Page) -> Screen:
-    """Return the stopwatch."""
-    database = device.database(PACKAGE)
-    running = bool(database["stopwatch"][1]["running"])
-    go = (("PAUSE", lambda: database.update("stopwatch", 1, running=0, elapsed=1), ORANGE) if running
-          else ("START", lambda: database.update("stopwatch", 1, running=1), GREEN))  # fmt: skip
-    reset = ("RESET", lambda: database.update("stopwatch", 1, running=0, elapsed=0), RED)
-    shown = "RUNNING" if running else "PAUSED" if database["stopwatch"][1]["elapsed"] else "00:00"
-    return Screen([label(""), headline(shown, fill=PURPLE), label(""), buttons(go, reset)],
-                  toolbar("Stopwatch", fill=PURPLE), _tabs(device, "stopwatch"))  # fmt: skip
+    """Return the stopwatch: it starts and stops, and while it runs counts laps."""
+    entry = only(device, "stopwatch")
+    set_to = partial(device.database(PACKAGE).update, "stopwatch", 1)
+    if entry["running"]:
+        choices = (("Pause", partial(set_to, running=0, elapsed=1), ORANGE),
+                   ("Lap", partial(set_to, laps=entry["laps"] + 1), RED))  # fmt: skip
+    else:
+        choices = (("Start", partial(set_to, running=1), GREEN), ("Reset", partial(set_to, elapsed=0, laps=0), RED))
+    shown = "RUNNING" if entry["running"] else "PAUSED" if entry["elapsed"] else "00:00"
+    laps = f"Laps {entry['laps']}" if entry["laps"] else ""
+    return Screen([label(""), headline(shown, fill=PURPLE), label(laps, FAINT), buttons(*choices)],
+                  toolbar("Stopwatch", fill=PURPLE), _tabs(device, "Stopwatch"))  # fmt: skip

@@ -109,7 +109,7 @@ def make(device: Device, page: Page) -> Screen:
     def create() -> None:
         name = page.texts["name"].strip().replace("/", "")
         if name:
-            device.files[f"{page.args['path']}/{name}/"] = b""
+            device.write(f"{page.args['path']}/{name}/", b"")
             device.finish()
 
     return Screen([field, button("CREATE", create, GREEN)], toolbar("New folder", fill=TEAL, back=device.finish))

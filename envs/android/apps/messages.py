@@ -10,6 +10,7 @@ from palaestra.envs.android.app import App, Page, field_of
 from palaestra.envs.android.content import PHRASES
 from palaestra.envs.android.font import PITCH
 from palaestra.envs.android.palette import BLUE, CARD, GREEN, INK, TEAL, WHITE
+from palaestra.envs.android.system import Notification
 from palaestra.envs.android.views import Screen, View, button, edit, floating, icon, row, toolbar
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 PACKAGE = "com.simplemobiletools.smsmessenger"
 CONTACTS = "com.google.android.contacts"
 INBOX, SENT = 1, 2
-"""Android's types of messages."""
+"""Android's types of messages. Threads are made from them; Android's table of threads is there, and stays empty."""
 
 
 def fill(device: Device, random: Random) -> None:
@@ -33,7 +34,8 @@ def fill(device: Device, random: Random) -> None:
 
 app = App(
     PACKAGE, "Messages", "messages", GREEN,
-    {"sms": "address TEXT, body TEXT, date INTEGER, type INTEGER, read INTEGER"},
+    {"sms": "address TEXT, body TEXT, date INTEGER, type INTEGER, read INTEGER",
+     "threads": "date INTEGER, recipient_ids TEXT, snippet TEXT"},
     "/data/data/com.android.providers.telephony/databases/mmssms.db", fill,
 )  # fmt: skip
 
@@ -58,12 +60,13 @@ def threads(device: Device, page: Page) -> Screen:
     return Screen(rows, toolbar("Messages", fill=GREEN), button=floating("plus", lambda: device.push("new"), GREEN))
 
 
-def _bubble(body: str, sent: bool) -> View:
+def _bubble(device: Device, body: str, sent: bool) -> View:
+    """Return a message, which a long press copies."""
     width = min(60, PITCH * len(body) + 3)
     inside = View(2, 2, width - 2, text=body, ink=WHITE if sent else INK)
     x = 63 - width if sent else 1
     return View(height=11, kind="FrameLayout", children=[
-        View(x, 1, width, 9, fill=BLUE if sent else CARD, children=[inside])
+        View(x, 1, width, 9, fill=BLUE if sent else CARD, children=[inside], hold=partial(device.copy, body))
     ])  # fmt: skip
 
 
@@ -72,7 +75,7 @@ def thread(device: Device, page: Page) -> Screen:
     """Return what was written to and by one number."""
     address = page.args["address"]
     messages = [m for m in device.table(PACKAGE, "sms").values() if m["address"] == address]
-    bubbles = [_bubble(message["body"], message["type"] == SENT) for message in messages]
+    bubbles = [_bubble(device, message["body"], message["type"] == SENT) for message in messages]
     clear = partial(page.texts.update, body="")
     field = edit("body", page.texts.setdefault("body", ""), "Message", device.state.focus == "body", clear, width=54)
     send_icon = View(55, 1, 9, 10, icon="send", ink=TEAL, tap=lambda: send(device, page), name="send",
@@ -80,6 +83,13 @@ def thread(device: Device, page: Page) -> Screen:
     footer = View(height=12, fill=WHITE if device.setting("secure", "ui_night_mode") == "1" else CARD,
                   children=[field, send_icon], kind="LinearLayout")
     return Screen(bubbles, toolbar(name_of(device, address), fill=GREEN, back=device.finish), footer)
+
+
+def receive(device: Device, address: str, body: str) -> None:
+    """Get a message, and show it over the screen."""
+    date = int(device.state.clock * 1000)
+    device.database(PACKAGE).insert("sms", address=address, body=body, date=date, type=INBOX)
+    device.notify(Notification(PACKAGE, name_of(device, address), body), show=True)
 
 
 def send(device: Device, page: Page) -> None:

@@ -55,7 +55,7 @@ def note(device: Device, page: Page) -> Screen:
             device.toast("Name?")
             return
         device.files.pop(path, None)
-        device.files[f"{FOLDER}/{name}.md"] = page.texts["text"].encode()
+        device.write(f"{FOLDER}/{name}.md", page.texts["text"].encode())
         device.finish()
         device.toast("Saved")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from random import Random
 
 from palaestra.envs.android.actions import Action
+from palaestra.envs.android.apps.clock import only
 from palaestra.envs.android.content import NOTES
 from palaestra.envs.android.device import Device
 from palaestra.envs.android.oracle import Hand
@@ -79,7 +80,7 @@ def _set(hand: Hand, params: Params) -> Action | None:
     return hand.route(PACKAGE, {
         "alarms": lambda: hand.tap("plus"),
         "keypad": lambda: _enter(hand, params["time"].replace(":", "")),
-        "timer": lambda: hand.tap("clock"), "stopwatch": lambda: hand.tap("clock"),
+        "timer": lambda: hand.tap("Clock"), "stopwatch": lambda: hand.tap("Clock"),
     })  # fmt: skip
 
 
@@ -117,18 +118,18 @@ def _duration(random: Random, split: Split) -> Params:
 
 def _timed(hand: Hand, params: Params) -> Action | None:
     def keys() -> Action | None:
-        typed = hand.device.table(PACKAGE, "timer")[1]["entered"]
+        typed = only(hand.device, "timer")["entered"]
         if typed == params["digits"]:
             return None
         return hand.tap(params["digits"][len(typed)] if params["digits"].startswith(typed) else "<")
 
     return hand.route(PACKAGE, {
-        "alarms": lambda: hand.tap("timer"), "stopwatch": lambda: hand.tap("timer"), "timer": keys,
+        "alarms": lambda: hand.tap("Timer"), "stopwatch": lambda: hand.tap("Timer"), "timer": keys,
     })  # fmt: skip
 
 
 def _is_timed(device: Device, params: Params) -> bool:
-    timer = device.table(PACKAGE, "timer")[1]
+    timer = only(device, "timer")
     return timer["entered"].lstrip("0") == params["digits"] and not timer["running"]
 
 
@@ -148,9 +149,9 @@ TEMPLATES = [
     Template("timer", "Set the timer to {minutes} min {seconds} s, but do not start it", _duration, _is_timed, _timed,
              touches=(f"{PACKAGE}/timer/",), level=2),
     Template("stopwatch", "Start the stopwatch", lambda random, split: {},
-             lambda device, params: bool(device.table(PACKAGE, "stopwatch")[1]["running"]),
+             lambda device, params: bool(only(device, "stopwatch")["running"]),
              lambda hand, params: hand.route(PACKAGE, {
-                 "alarms": lambda: hand.tap("stopwatch"), "timer": lambda: hand.tap("stopwatch"),
-                 "stopwatch": lambda: hand.tap("START")}),
+                 "alarms": lambda: hand.tap("Stopwatch"), "timer": lambda: hand.tap("Stopwatch"),
+                 "stopwatch": lambda: hand.tap("Start")}),
              touches=(f"{PACKAGE}/stopwatch/",), held_out=True),
 ]  # fmt: skip

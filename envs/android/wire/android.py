@@ -17,8 +17,12 @@ PROPERTIES = {
     "ro.build.type": "userdebug", "ro.kernel.qemu": "1", "ro.boot.qemu": "1", "init.svc.bootanim": "stopped",
     "persist.sys.timezone": "UTC", "ro.serialno": "PALAESTRA1", "ro.debuggable": "1",
 }  # fmt: skip
-KEYS = {3: "HOME", 4: "BACK", 66: "ENTER", 67: "DEL", 111: "ESCAPE", 160: "NUMPAD_ENTER"}
+KEYS = {3: "HOME", 4: "BACK", 66: "ENTER", 67: "DEL", 111: "ESCAPE", 160: "NUMPAD_ENTER", 278: "COPY",
+        279: "PASTE"}  # fmt: skip
 """Android's key codes that do something here; the others are taken and do nothing."""
+PROVIDERS = {"com.android.providers.contacts": "com.google.android.contacts",
+             "com.android.providers.telephony": "com.simplemobiletools.smsmessenger"}  # fmt: skip
+"""Packages that keep an app's rows on Android, and the app that keeps them here."""
 
 
 def _input(shell: Shell, arguments: list[str], stdin: bytes) -> str:
@@ -190,7 +194,7 @@ def _pm(shell: Shell, arguments: list[str], stdin: bytes) -> str:
     if words[:2] == ["list", "packages"]:
         wanted = next((word for word in words[2:] if not word.startswith("-")), "")
         return "".join(f"package:{package}\n" for package in device.apps if wanted in package)
-    package = words[-1] if words else ""
+    package = PROVIDERS.get(words[-1], words[-1])
     if words[0] in ("path", "clear") and package not in device.apps:
         raise ShellError("Failed" if words[0] == "clear" else "")
     if words[0] == "path":

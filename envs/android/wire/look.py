@@ -172,6 +172,9 @@ def _content(shell: Shell, arguments: list[str], stdin: bytes) -> str:
         return ""
     if what != "query":
         raise ShellError(f"[ERROR] Unsupported command: {what}", 1)
+    for part in reversed(single.get("--sort", "date DESC" if table == "sms" else "_id").split(", ")):
+        name, _, how = part.partition(" ")
+        rows.sort(key=lambda row: row[names.get(name, name)], reverse=how.upper() == "DESC")  # noqa: B023
     columns = single["--projection"].split(":") if "--projection" in single else None
     shown = [_columns(row, columns, names) for row in rows]
     return "".join(f"Row: {i} {line}\n" for i, line in enumerate(shown)) or "No result found.\n"
@@ -185,9 +188,8 @@ def _columns(row: dict[str, Any], columns: list[str] | None, names: dict[str, st
 
 
 def _insert(database: Database, table: str, values: dict[str, Any]) -> str:
-    columns = dict(column.split() for column in database.schema[table].split(", "))
-    row = {key: int(values.get(key, 0)) if kind == "INTEGER" else str(values.get(key, "")) for key, kind in
-           columns.items()}  # fmt: skip
+    known = database.defaults[table]
+    row = {name: type(known[name])(value) for name, value in values.items() if name in known}
     database.insert(table, **row)
     return ""
 

@@ -8,7 +8,7 @@ import sqlite3
 import numpy as np
 
 from palaestra.envs.android import touch
-from palaestra.envs.android.device import Device, State
+from palaestra.envs.android.device import START, Device, State
 from palaestra.envs.android.storage import Database
 from palaestra.envs.android.tasks.template import Task
 from palaestra.envs.android.views import TALL, WIDTH
@@ -77,7 +77,7 @@ class Phone:
     def key(self, name: str) -> bool:
         """Press a key by its name, such as "BACK"; returns whether the phone has such a key."""
         known = {"BACK": touch.back, "ESCAPE": touch.back, "HOME": touch.home, "ENTER": touch.enter,
-                 "NUMPAD_ENTER": touch.enter, "DEL": touch.erase}  # fmt: skip
+                 "NUMPAD_ENTER": touch.enter, "DEL": touch.erase, "COPY": touch.copy, "PASTE": touch.paste}  # fmt: skip
         if name not in known:
             return False
         known[name](self.device)
@@ -147,18 +147,21 @@ class Phone:
         package = self._databases().get(path)
         if package is not None:
             load(self.device.database(package), data)
+            self.device.changed()
         elif self.is_folder(path):
             raise IsADirectoryError(path)
         elif sum(map(len, self.device.files.values())) + len(data) > MOST_BYTES:
             raise FullError(f"no space left on device: {path} has {len(data)} bytes")
         else:
-            self.device.files[path] = data
-        self.device.changed()
+            self.device.write(path, data)
+
+    def written(self, path: str) -> float:
+        """Return when a file was last written, in seconds since 1970."""
+        return self.device.state.written.get(self.path(path), START)
 
     def make_folder(self, path: str) -> None:
         """Make a folder."""
-        self.device.files[self.path(path).rstrip("/") + "/"] = b""
-        self.device.changed()
+        self.device.write(self.path(path).rstrip("/") + "/", b"")
 
     def remove(self, path: str) -> int:
         """Remove a file, or a folder with all that is in it, and return how many went."""
@@ -179,11 +182,6 @@ def load(database: Database, data: bytes) -> None:
     connection = sqlite3.connect(":memory:")
     try:
         connection.deserialize(data)
-        connection.row_factory = sqlite3.Row
-        tables = {
-            name: {int(row["_id"]): dict(row) for row in connection.execute(f"SELECT * FROM {name} ORDER BY _id")}
-            for name in database.schema
-        }
+        database.take(connection)
     finally:
         connection.close()
-    database.tables = tables

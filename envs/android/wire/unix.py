@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import time
 from collections.abc import Callable
 
 from palaestra.envs.android.wire.shell import Command, Shell
 from palaestra.envs.android.wire.words import ShellError
-
-_DAY = "2023-10-15 15:34"
 
 
 def _flags(arguments: list[str], valued: str = "") -> tuple[dict[str, str], list[str]]:
@@ -69,11 +68,12 @@ def _cat(shell: Shell, arguments: list[str], stdin: bytes) -> bytes:
 
 def _ls(shell: Shell, arguments: list[str], stdin: bytes) -> str:
     flags, paths = _flags(arguments)
+    flags["l"] = "l" * sum(word.count("l") for word in arguments if word[:1] == "-")  # twice: with the full time
     lines: list[str] = []
     for path in paths or [shell.folder]:
         whole = _whole(shell, path)
         if shell.phone.is_file(whole) or ("d" in flags and shell.phone.is_folder(whole)):
-            lines.append(_entry(shell, whole, path, "l" in flags))
+            lines.append(_entry(shell, whole, path, flags["l"]))
         elif not shell.phone.is_folder(whole):
             raise ShellError(f"ls: {path}: No such file or directory")
         else:
@@ -84,8 +84,8 @@ def _ls(shell: Shell, arguments: list[str], stdin: bytes) -> str:
 def _folder(shell: Shell, path: str, flags: dict[str, str], titled: bool) -> list[str]:
     names = [name for name in shell.phone.entries(path) if "a" in flags or not name.startswith(".")]
     lines = [f"{path}:"] if titled else []
-    lines += [f"total {4 * len(names)}"] if "l" in flags else []
-    lines += [_entry(shell, f"{path}/{name}", name, "l" in flags) for name in names]
+    lines += [f"total {4 * len(names)}"] if flags["l"] else []
+    lines += [_entry(shell, f"{path}/{name}", name, flags["l"]) for name in names]
     if "R" in flags:
         for name in names:
             if shell.phone.is_folder(f"{path}/{name}"):
@@ -93,12 +93,17 @@ def _folder(shell: Shell, path: str, flags: dict[str, str], titled: bool) -> lis
     return lines
 
 
-def _entry(shell: Shell, path: str, name: str, long: bool) -> str:
+def _entry(shell: Shell, path: str, name: str, long: str) -> str:
     if not long:
         return name
+    when = _time(shell, path, "%Y-%m-%d %H:%M:%S.000000000 +0000" if long == "ll" else "%Y-%m-%d %H:%M")
     if shell.phone.is_file(path):
-        return f"-rw-rw---- 1 root everybody {len(shell.phone.read(path)):>8} {_DAY} {name}"
-    return f"drwxrwx--x 2 root everybody     4096 {_DAY} {name}"
+        return f"-rw-rw---- 1 root everybody {len(shell.phone.read(path)):>8} {when} {name}"
+    return f"drwxrwx--x 2 root everybody     4096 {when} {name}"
+
+
+def _time(shell: Shell, path: str, form: str) -> str:
+    return time.strftime(form, time.gmtime(shell.phone.written(path)))
 
 
 def _rm(shell: Shell, arguments: list[str], stdin: bytes) -> str:
@@ -173,7 +178,7 @@ def _find(shell: Shell, arguments: list[str], stdin: bytes) -> str:
 
 def _stat(shell: Shell, arguments: list[str], stdin: bytes) -> str:
     flags, paths = _flags(arguments, "c")
-    values = {"%y": f"{_DAY}:00.000000000", "%s": str(len(_read(shell, paths[0], "stat"))), "%n": paths[0]}
+    values = {"%y": _time(shell, _whole(shell, paths[0]), "%Y-%m-%d %H:%M:%S.000000000"), "%s": str(len(_read(shell, paths[0], "stat"))), "%n": paths[0]}
     return re.sub(r"%[ysn]", lambda match: values[match[0]], flags.get("c", "%n %s")) + "\n"
 
 
@@ -209,6 +214,13 @@ def _wc(shell: Shell, arguments: list[str], stdin: bytes) -> str:
     data = b"".join(_read(shell, path, "wc") for path in paths) if paths else stdin
     counts = {"l": data.count(b"\n"), "w": len(data.split()), "c": len(data)}
     return " ".join(str(value) for key, value in counts.items() if key in flags or not flags) + "\n"
+
+
+def _md5sum(shell: Shell, arguments: list[str], stdin: bytes) -> str:
+    paths = _flags(arguments)[1]
+    if not paths:
+        return f"{hashlib.md5(stdin).hexdigest()}  -\n"
+    return "".join(f"{hashlib.md5(_read(shell, path, 'md5sum')).hexdigest()}  {path}\n" for path in paths)
 
 
 def _awk(shell: Shell, arguments: list[str], stdin: bytes) -> str:
@@ -334,7 +346,7 @@ def _status(code: int) -> Command:
 UNIX: dict[str, Command] = {
     "echo": _echo, "printf": _echo, "cat": _cat, "ls": _ls, "rm": _rm, "cp": _cp, "mv": _mv, "mkdir": _mkdir,
     "touch": _touch,
-    "find": _find, "stat": _stat, "grep": _grep, "head": _ends(True), "tail": _ends(False), "wc": _wc, "awk": _awk,
+    "find": _find, "stat": _stat, "grep": _grep, "head": _ends(True), "tail": _ends(False), "wc": _wc, "md5sum": _md5sum, "awk": _awk,
     "sed": _sed, "tr": _tr, "cut": _cut, "sort": _sort, "test": _test, "[": _test, "cd": _cd, "export": _export,
     "date": _date, "true": _status(0), "false": _status(1), ":": _status(0), "sleep": _sleep, "sync": _status(0),
     "chmod": _status(0), "chown": _status(0), "restorecon": _status(0), "exit": _status(0),
