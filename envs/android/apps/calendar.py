@@ -111,7 +111,7 @@ def plan(device: Device, page: Page) -> Screen:
     date = time.strftime("%a %d", time.gmtime(midnight(device) + day * DAY))
     body = [
         field,
-        _stepper("day", date, partial(step, "day", -1, 13), partial(step, "day", 1, 13)),
+        _stepper("day", date, partial(step, "day", -1, 14), partial(step, "day", 1, 14)),
         _stepper("hour", f"{hour:02d}:00", partial(step, "hour", -1, 23), partial(step, "hour", 1, 23)),
         button("SAVE", save, GREEN),
     ]

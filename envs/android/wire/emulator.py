@@ -6,6 +6,7 @@ Stubs ship inside the package android-env.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -18,7 +19,6 @@ from android_env.proto import (
 )
 from google.protobuf import empty_pb2
 
-from palaestra.envs.android.device import State
 from palaestra.envs.android.wire.phone import Phone
 
 _KEYS = {9: "ESCAPE", 22: "DEL", 36: "ENTER", 110: "HOME", 166: "BACK"}
@@ -84,23 +84,23 @@ class Snapshots(snapshot_service_pb2_grpc.SnapshotServiceServicer):  # type: ign
 
     async def SaveSnapshot(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Keep the phone as it is under a name; a hundred at most."""
-        if len(self.phone.snapshots) >= 100 and request.snapshot_id not in self.phone.snapshots:
-            return snapshot_service_pb2.SnapshotPackage(success=False, err=b"a hundred snapshots are kept already")
-        self.phone.snapshots[request.snapshot_id] = self.phone.device.snapshot()
-        return snapshot_service_pb2.SnapshotPackage(snapshot_id=request.snapshot_id, success=True)
+        return _done(self.phone.save, request.snapshot_id)
 
     async def LoadSnapshot(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Make the phone what it was."""
-        state: State | None = self.phone.snapshots.get(request.snapshot_id)
-        if state is None:
-            return snapshot_service_pb2.SnapshotPackage(success=False, err=b"there is no such snapshot")
-        self.phone.device.restore(state)
-        return snapshot_service_pb2.SnapshotPackage(snapshot_id=request.snapshot_id, success=True)
+        return _done(self.phone.load, request.snapshot_id)
 
     async def DeleteSnapshot(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Forget a snapshot."""
-        known = self.phone.snapshots.pop(request.snapshot_id, None) is not None
-        return snapshot_service_pb2.SnapshotPackage(snapshot_id=request.snapshot_id, success=known)
+        return _done(self.phone.forget, request.snapshot_id)
+
+
+def _done(what: Callable[[str], None], name: str) -> Any:
+    try:
+        what(name)
+    except LookupError as error:
+        return snapshot_service_pb2.SnapshotPackage(snapshot_id=name, success=False, err=str(error).encode())
+    return snapshot_service_pb2.SnapshotPackage(snapshot_id=name, success=True)
 
 
 async def serve_grpc(phone: Phone, port: int = 8554) -> tuple[Any, int]:

@@ -174,7 +174,7 @@ def _content(shell: Shell, arguments: list[str], stdin: bytes) -> str:
         raise ShellError(f"[ERROR] Unsupported command: {what}", 1)
     for part in reversed(single.get("--sort", "date DESC" if table == "sms" else "_id").split(", ")):
         name, _, how = part.partition(" ")
-        rows.sort(key=lambda row: row[names.get(name, name)], reverse=how.upper() == "DESC")  # noqa: B023
+        rows.sort(key=lambda row: row[names.get(name, name)], reverse=how.upper() == "DESC")
     columns = single["--projection"].split(":") if "--projection" in single else None
     shown = [_columns(row, columns, names) for row in rows]
     return "".join(f"Row: {i} {line}\n" for i, line in enumerate(shown)) or "No result found.\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import posixpath
 import sqlite3
 
@@ -17,6 +18,7 @@ SECONDS = 2.0
 """Virtual seconds that an input takes, as in `world.PhoneEnv`."""
 MOST_BYTES = 64 * 2**20
 """The most that all files together may hold."""
+MOST_SNAPSHOTS = 100
 _ROOT = "/storage/emulated/0"
 _ALIASES = ("/sdcard", "/mnt/sdcard", "/storage/self/primary", "/data/media/0")
 
@@ -32,7 +34,7 @@ class Phone:
         self.device = device
         self.size = (width, height)
         self.task: Task | None = None
-        self.snapshots: dict[str, State] = {}
+        self.snapshots: dict[str, tuple[State, Task | None]] = {}
         self._down: tuple[float, float, bool] | None = None
         self._last = (0.0, 0.0)
 
@@ -88,6 +90,42 @@ class Phone:
         """Type into the field that has the keyboard."""
         touch.type_text(self.device, text)
         self.device.tick(SECONDS)
+
+    # Snapshots: copies of all that the phone is, its random state included.
+
+    def save(self, name: str) -> None:
+        """Keep the phone as it is under a name.
+
+        Raises:
+            LookupError: Where there are too many already.
+        """
+        if len(self.snapshots) >= MOST_SNAPSHOTS and name not in self.snapshots:
+            raise LookupError(f"{MOST_SNAPSHOTS} snapshots are kept already")
+        self.snapshots[name] = self.device.snapshot(), copy.deepcopy(self.task)
+
+    def load(self, name: str) -> None:
+        """Make the phone, and the task that it is at, what they were.
+
+        Raises:
+            LookupError: Where there is no such snapshot.
+        """
+        state, task = self._snapshot(name)
+        self.device.restore(state)
+        self.task = copy.deepcopy(task)
+
+    def forget(self, name: str) -> None:
+        """Drop a snapshot.
+
+        Raises:
+            LookupError: Where there is none.
+        """
+        self._snapshot(name)
+        del self.snapshots[name]
+
+    def _snapshot(self, name: str) -> tuple[State, Task | None]:
+        if name not in self.snapshots:
+            raise LookupError(f"there is no snapshot {name!r}, only {', '.join(self.snapshots) or 'none'}")
+        return self.snapshots[name]
 
     # Files: the shared storage, and databases as SQLite files.
 

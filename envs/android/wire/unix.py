@@ -178,7 +178,8 @@ def _find(shell: Shell, arguments: list[str], stdin: bytes) -> str:
 
 def _stat(shell: Shell, arguments: list[str], stdin: bytes) -> str:
     flags, paths = _flags(arguments, "c")
-    values = {"%y": _time(shell, _whole(shell, paths[0]), "%Y-%m-%d %H:%M:%S.000000000"), "%s": str(len(_read(shell, paths[0], "stat"))), "%n": paths[0]}
+    written = _time(shell, _whole(shell, paths[0]), "%Y-%m-%d %H:%M:%S.000000000")
+    values = {"%y": written, "%s": str(len(_read(shell, paths[0], "stat"))), "%n": paths[0]}
     return re.sub(r"%[ysn]", lambda match: values[match[0]], flags.get("c", "%n %s")) + "\n"
 
 
@@ -346,8 +347,9 @@ def _status(code: int) -> Command:
 UNIX: dict[str, Command] = {
     "echo": _echo, "printf": _echo, "cat": _cat, "ls": _ls, "rm": _rm, "cp": _cp, "mv": _mv, "mkdir": _mkdir,
     "touch": _touch,
-    "find": _find, "stat": _stat, "grep": _grep, "head": _ends(True), "tail": _ends(False), "wc": _wc, "md5sum": _md5sum, "awk": _awk,
-    "sed": _sed, "tr": _tr, "cut": _cut, "sort": _sort, "test": _test, "[": _test, "cd": _cd, "export": _export,
+    "find": _find, "stat": _stat, "grep": _grep, "head": _ends(True), "tail": _ends(False), "wc": _wc,
+    "md5sum": _md5sum, "awk": _awk, "sed": _sed,
+    "tr": _tr, "cut": _cut, "sort": _sort, "test": _test, "[": _test, "cd": _cd, "export": _export,
     "date": _date, "true": _status(0), "false": _status(1), ":": _status(0), "sleep": _sleep, "sync": _status(0),
     "chmod": _status(0), "chown": _status(0), "restorecon": _status(0), "exit": _status(0),
     "pwd": lambda shell, arguments, stdin: shell.folder + "\n",
