@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
+from weakref import ReferenceType, ref
 
 from palaestra.agents.vlm.core import Ask, AskError, Engine, Reply, digest
 from palaestra.agents.vlm.desk import Desk
@@ -27,13 +28,15 @@ class _Future(Future[Reply]):
     def __init__(self, workers: Workers) -> None:
         super().__init__()
         self.workers = workers
-        self.waiter: Waiter | None = None
+        self.waiter: ReferenceType[Waiter] | None = None
+        """Weak: a cycle an ask would be garbage that only a pause of all threads finds."""
 
     def cancel(self) -> bool:
         """Cancel the ask unless the model is at it, and return whether it is cancelled."""
         cancelled = super().cancel()
-        if cancelled and self.waiter is not None:
-            self.workers.take_back(self.waiter)
+        waiter = None if self.waiter is None else self.waiter()
+        if cancelled and waiter is not None:
+            self.workers.take_back(waiter)
         return cancelled
 
 
@@ -127,7 +130,7 @@ class Batcher:
             ServerLostError: The batcher is closed or draining.
         """
         future = _Future(self._workers)
-        future.waiter = self._submit(ask, future, None, deadline, priority, wait)
+        future.waiter = ref(self._submit(ask, future, None, deadline, priority, wait))
         return future
 
     def ask(self, ask: Ask, *, deadline: float | None = None, priority: int = 0, wait: bool = True) -> Reply:
@@ -139,7 +142,7 @@ class Batcher:
             AskError, OverloadedError, ServerLostError: As for `ask_nowait`.
         """
         future = _Future(self._workers)
-        future.waiter = self._submit(ask, future, None, deadline, priority, wait)
+        future.waiter = ref(self._submit(ask, future, None, deadline, priority, wait))
         try:
             return future.result()
         except BaseException:

@@ -94,9 +94,11 @@ class Desk:
             return
         self.depth += 1
         self.counts.merged += 1
-        waiter.job = twin
         twin.waiters.append(waiter)
-        if twin.engine is None and waiter.rank < twin.rank:
+        if twin.engine is not None:
+            return
+        waiter.job = twin
+        if waiter.rank < twin.rank:
             self.queue.remove(twin)
             twin.priority, twin.rank = waiter.priority, waiter.rank
             self.queue.add(twin)

@@ -25,7 +25,10 @@ Promise: TypeAlias = "Future[Reply] | asyncio.Future[Reply]"
 class Waiter:
     """One caller's ask: everything but the model's turn, which it may share with others."""
 
-    __slots__ = ("arrived", "ask", "deadline", "future", "job", "key", "loop", "priority", "rank", "size", "waiting")
+    __slots__ = (
+        "__weakref__", "arrived", "ask", "deadline", "future", "job", "key", "loop", "priority", "rank", "size",
+        "waiting",
+    )
 
     def __init__(
         self,
@@ -41,13 +44,13 @@ class Waiter:
         self.rank = 0.0
         self.deadline: float | None = None
         self.job: Job | None = None
-        """Whose turn it shares; None while it waits for room."""
+        """Whose turn it shares in the queue; None while it waits for room, and from when it cannot be taken back."""
         self.waiting = True
         """Whether it can still be taken back: neither dropped nor with the model."""
 
     def claim(self) -> bool:
         """Make it too late to take the ask back, and return whether it had not been."""
-        self.waiting = False
+        self.waiting, self.job = False, None  # which also leaves no cycle behind: those are freed in a long pause
         return self.future.set_running_or_notify_cancel() if isinstance(self.future, Future) else True
 
     def arrive(self, now: float, deadline: float | None) -> None:

@@ -1,6 +1,7 @@
 """The batcher with real threads and event loops, over an engine that does what its asks tell it to."""
 
 import asyncio
+import gc
 import json
 import threading
 import time
@@ -27,6 +28,7 @@ from palaestra.agents.vlm.core import (
     WeightsError,
 )
 from palaestra.agents.vlm.engines.echo import EchoEngine
+from palaestra.agents.vlm.queue import Job, Waiter
 from palaestra.agents.vlm.workers import MOST_STUCK
 
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
@@ -311,6 +313,31 @@ def test_a_cancelled_task_takes_its_ask_back(make: Callable[..., Batcher], engin
     engine.gate.set()
     assert batcher.drain(PATIENCE) and engine.batches == [["gate"]]
     assert batcher.metrics().cancelled == 2 and balanced(batcher)
+
+
+def test_asks_leave_no_garbage(make: Callable[..., Batcher]) -> None:
+    """What refers to itself is freed by the collector alone, whose long search stops every thread, the engine's too."""
+    batcher = make(cache_bytes=0)
+
+    async def crowd() -> None:
+        await asyncio.gather(*(batcher.ask_async(say(f"task {number}")) for number in range(50)))
+
+    batcher.ask(say("first"))
+    gc.collect()
+    gc.disable()
+    try:
+        for number in range(50):
+            batcher.ask(say(f"thread {number}"))
+        for future in [batcher.ask_nowait(say(f"twin {number // 2}")) for number in range(50)]:
+            future.result(PATIENCE)
+        asyncio.run(crowd())
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        assert [each for each in gc.garbage if isinstance(each, (Waiter, Job, Generate, Reply))] == []
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
 
 
 def test_a_full_queue_refuses_or_lets_wait(make: Callable[..., Batcher], engine: Scripted) -> None:
