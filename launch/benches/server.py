@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from palaestra.launch.benches.advice import advice_part
 from palaestra.launch.benches.batcher import batcher_part
 from palaestra.launch.benches.peers import peers_part
-from palaestra.launch.benches.vlm import advice_part, vlm_part
+from palaestra.launch.benches.vlm import vlm_part
 
 PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "batcher": batcher_part,

@@ -1,12 +1,16 @@
 """The server's bench, run small: its numbers mean what they say."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from palaestra.launch.bench import BENCHES
+from palaestra.launch.benches import advice
 from palaestra.launch.benches import server as bench_server
 from palaestra.launch.benches.batcher import batcher_part
 
@@ -44,3 +48,22 @@ def test_the_result_is_written_with_its_provenance(tmp_path: Path, monkeypatch: 
 
 def test_it_is_a_bench() -> None:
     assert BENCHES["server"] is bench_server.server and "batcher" in bench_server.PARTS
+
+
+def test_worlds_are_advised_from_another_core_at_the_rate_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model works on a core of its own, and the loop keeps to its load: half a second at 40 a second is 20 asks."""
+    monkeypatch.setattr(advice, "LOADS", {"40/s": advice.Load(40, 4)})
+    found = advice.advice_part(worlds=64, rounds=1, seconds=0.5)
+    load = found["loads"]["40/s"]
+    assert 0 < load["answers a second"] <= 40
+    assert 0.2 < load["kept by processor time"]["of alone"] < 2
+    assert found["steps a second"]["alone"] > 64 * 100
+
+
+def test_a_process_keeps_to_the_core_that_it_is_given() -> None:
+    """Also from a process that has a core of its own: the model once shared the worlds'."""
+    here, there = advice._two_cores()
+    show = [sys.executable, "-c", "import os; print(*os.sched_getaffinity(0))"]
+    with advice._on_core(here), advice._on_core(there):
+        assert subprocess.check_output(show, text=True).split() == [str(there)]
+    assert len(os.sched_getaffinity(0)) >= min(2, os.cpu_count() or 1)
