@@ -76,9 +76,9 @@ def flow_matching_loss(
     Args:
         network: Predicts the velocity.
         context: What the network made of the N observations.
-        action: [N, H, A], normalised.
+        action: [N, H, D], normalised and padded.
         mask: [N, H] bool.
-        noise: [N, H, A], ε.
+        noise: [N, H, D], ε.
         t: [N].
     """
     time = t[:, None, None]
@@ -97,7 +97,7 @@ def imitate(policy: FlowPolicy, episodes: Sequence[Episode], config: ImitationCo
     if data.observation.state is not None and hasattr(policy.network, "normaliser"):
         policy.network.normaliser.fit(data.observation.state)
     policy.scale.fit(data.action[data.mask])
-    action = policy.scale(data.action)
+    action = policy.from_actions(data.action)
     optimiser = torch.optim.AdamW(policy.parameters(), lr=config.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps)
     for step in range(config.steps):

@@ -285,9 +285,8 @@ class PiRL:
         """
         context = batch.context if batch.context is not None else self.network.observe(batch.observation)
         seen = transitions(self.network, context, batch.points, batch.index, batch.level, self.config.sampler)
-        # Only what was played is an action: the rest of the horizon is noise that nothing ever saw.
-        chunk = self._policy.chunk
-        density = seen.log_density[:, :, :chunk].sum(-1) * self._played(batch)[:, None]
+        # Only what was played is an action: the rest of horizon and width is noise that nothing ever saw.
+        density = self._shown(seen.log_density).sum(-1) * self._played(batch)[:, None]
         if self.config.ratio == "chunk":
             density = density.sum(-1, keepdim=True)
         if self.config.form == "joint":
@@ -295,6 +294,10 @@ class PiRL:
             if self.config.reduction == "mean":
                 density = density / (self._policy.steps + 1)
         return density, (context, seen)
+
+    def _shown(self, entries: Tensor) -> Tensor:
+        """Return of entries [N, J, H, D] those that may be played, [N, J, C, A]."""
+        return entries[:, :, : self._policy.chunk, : self._policy.actions]
 
     def _played(self, batch: _Batch) -> Tensor:
         """Return which actions of the chunks were played, [N, C] float."""
@@ -315,7 +318,7 @@ class PiRL:
         actor_loss = weighted_mean(clipped_surrogate(ratio, advantage, config.clip), weight)
         loss = actor_loss
         if config.sampler == "noise":
-            entropy = gaussian_entropy(seen.std[:, :, : self._policy.chunk]).mean()
+            entropy = gaussian_entropy(self._shown(seen.std)).mean()
             loss = loss - config.entropy * entropy
             meter.add("train/entropy", entropy)
         if config.advantage == "gae":

@@ -19,14 +19,35 @@ from palaestra.envs.core import Observation, WorldSpec
 class FlowPolicy(nn.Module):
     """Maps noise to the next H actions in K Euler steps, and plays the first C of them.
 
-    The network works on normalised actions; the statistics and the action bounds are buffers, so that a checkpoint
-    carries them.
+    The network works on normalised actions, and may pad them to a width of its own (π0, SmolVLA); the statistics and
+    the action bounds are buffers, so that a checkpoint carries them.
     """
 
     low: Tensor
     high: Tensor
 
-    def __init__(self, network: FlowNetwork[Any], low: np.ndarray, high: np.ndarray, chunk: int, steps: int) -> None:
+    def __init__(
+        self,
+        network: FlowNetwork[Any],
+        low: np.ndarray,
+        high: np.ndarray,
+        chunk: int,
+        steps: int,
+        scale: Normaliser | None = None,
+    ) -> None:
+        """Build a policy.
+
+        Args:
+            network: Predicts velocities.
+            low: [A], the least that an action may be.
+            high: [A].
+            chunk: C, how many of the H actions are played.
+            steps: K.
+            scale: Between actions and what the network denoises; a fresh one by default.
+
+        Raises:
+            ValueError: The network cannot serve so wide an action or so long a chunk, or K is no number of steps.
+        """
         super().__init__()
         if not 1 <= chunk <= network.horizon:
             raise ValueError(
@@ -34,11 +55,15 @@ class FlowPolicy(nn.Module):
             )
         if steps < 1:
             raise ValueError(f"steps is {steps}; a denoising has at least 1 transition.")
+        if len(low) > network.width:
+            raise ValueError(f"actions have {len(low)} numbers; the network denoises {network.width}.")
         assert isinstance(network, nn.Module)
         self.network: FlowNetwork[Any] = network
         self.chunk = chunk
         self.steps = steps
-        self.scale = Normaliser(network.width)
+        self.actions = len(low)
+        """A, the numbers of an action: the first of the D that the network denoises."""
+        self.scale = scale or Normaliser(self.actions)
         self.register_buffer("low", torch.as_tensor(low, dtype=torch.float32))
         self.register_buffer("high", torch.as_tensor(high, dtype=torch.float32))
 
@@ -56,7 +81,11 @@ class FlowPolicy(nn.Module):
 
     def to_actions(self, x: Tensor) -> Tensor:
         """Return the actions that a finished denoising [N, H, D] stands for: [N, C, A], in the action bounds."""
-        return self.scale.invert(x[:, : self.chunk]).clamp(self.low, self.high)
+        return self.scale.invert(x[:, : self.chunk, : self.actions]).clamp(self.low, self.high)
+
+    def from_actions(self, action: Tensor) -> Tensor:
+        """Return what a denoising should end at, [N, H, D], for actions [N, H, A]: normalised, zeros behind them."""
+        return nn.functional.pad(self.scale(action), (0, self.network.width - self.actions))
 
 
 def state_policy(

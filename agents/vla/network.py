@@ -46,7 +46,7 @@ class ExpertLayer(nn.Module):
         query, key, value = (
             part(normal).unflatten(2, (-1, self.head)).transpose(1, 2) for part in (self.query, self.key, self.value)
         )
-        query, key = _rotated(query, rotation), _rotated(key, rotation)
+        query, key = rotated(query, rotation), rotated(key, rotation)
         keys, values = torch.cat([keys.to(key.dtype), key], 2), torch.cat([values.to(value.dtype), value], 2)
         grouped = query.shape[1] != self.groups
         seen = nn.functional.scaled_dot_product_attention(query, keys, values, sees, enable_gqa=grouped)
@@ -150,7 +150,7 @@ def _suffix(real: Tensor, length: int) -> tuple[Tensor, Tensor]:
     return torch.cat([before, own.expand(count, 1, -1, -1)], 3), place
 
 
-def _rotated(part: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+def rotated(part: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     """Return queries or keys [N, heads, S, d] rotated to their places."""
     cosine, sine = (table[:, None].to(part.dtype) for table in rotation)
     left, right = part.chunk(2, -1)
