@@ -98,7 +98,7 @@ def build_tiny_vlm(
         raise ValueError(f"context {context} leaves no room beside a picture of {(image_size // PATCH) ** 2} tokens.")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise FileExistsError(f"{path} exists; choose a new folder, or remove it.")
-    tokenizer = _train_tokenizer(CORPUS if corpus is None else corpus, vocabulary, context, phrases)
+    tokenizer = train_tokenizer(CORPUS if corpus is None else corpus, vocabulary, context, phrases)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
@@ -112,7 +112,7 @@ def build_tiny_vlm(
     return path
 
 
-def _train_tokenizer(
+def train_tokenizer(
     corpus: Iterable[str], vocabulary: int, context: int, phrases: bool
 ) -> TokenizersBackend:
     """Return a byte-level BPE: any text can be encoded, and each digit is a token of its own."""

@@ -119,7 +119,8 @@ class Attention(nn.Module):
         return found
 
     def _heads(self, part: Tensor) -> Tensor:
-        return part.unflatten(2, (-1, self.shape.head)).transpose(1, 2)
+        heads: Tensor = part.unflatten(2, (-1, self.shape.head)).transpose(1, 2)
+        return heads
 
 
 class Perceptron(nn.Module):

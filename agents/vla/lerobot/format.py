@@ -143,9 +143,10 @@ def read_settings(folder: Path) -> Settings:
     path = folder / CONFIG
     document = read_json(path)
     kind = document.get("type")
-    if kind not in get_args(Kind):
-        raise FormatError(f"{path} is of type {kind!r}; read are {', '.join(get_args(Kind))}.")
-    return settings(kind, document, path)
+    for known in get_args(Kind):
+        if kind == known:
+            return settings(known, document, path)
+    raise FormatError(f"{path} is of type {kind!r}; read are {', '.join(get_args(Kind))}.")
 
 
 def settings(kind: Kind, document: Mapping[str, Any], path: Path | str) -> Settings:
@@ -165,9 +166,10 @@ def settings(kind: Kind, document: Mapping[str, Any], path: Path | str) -> Setti
         if name in known and made[name] not in allowed:
             raise FormatError(f"{path}: {name} is {made[name]!r}; built here is {' or '.join(map(repr, allowed))}.")
     _check_features(made, path)
-    for name, whole in (("n_action_steps", "chunk_size"),):
-        if not 1 <= made[name] <= made[whole]:
-            raise FormatError(f"{path}: {name} is {made[name]}; it is 1 to {whole}, {made[whole]}.")
+    if not 1 <= made["n_action_steps"] <= made["chunk_size"]:
+        raise FormatError(
+            f"{path}: n_action_steps is {made['n_action_steps']}; it is 1 to chunk_size, {made['chunk_size']}."
+        )
     if kind == "smolvla" and made["num_expert_layers"] not in (-1, 0, made["num_vlm_layers"]):
         raise FormatError(
             f"{path}: num_expert_layers is {made['num_expert_layers']}; built here is an expert as deep as the "

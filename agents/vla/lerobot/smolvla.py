@@ -7,6 +7,7 @@ token of the prefix, which neither pictures nor words see.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -61,11 +62,11 @@ class SmolVLANetwork(LeRobotNetwork):
         seen = torch.cat([fitted(picture, size, centred=False, border=BORDER) for picture in pictures])
         weight = next(self.backbone.vision_model.parameters())
         tokens: Tensor = self.backbone.connector(self.backbone.vision_model(seen.to(weight.dtype)).last_hidden_state)
-        return torch.cat(tokens.chunk(len(pictures)), 1) * tokens.shape[-1] ** 0.5
+        return torch.cat(tokens.chunk(len(pictures)), 1) * math.sqrt(tokens.shape[-1])
 
     def _words(self, ids: Tensor) -> Tensor:
         embedded: Tensor = self.backbone.text_model.get_input_embeddings()(ids)
-        return embedded * embedded.shape[-1] ** 0.5
+        return embedded * math.sqrt(embedded.shape[-1])
 
     def _read(self, embedded: Tensor, real: Tensor, state: Tensor) -> Prefix:
         last = self.state_proj(self.padded(state))[:, None]
