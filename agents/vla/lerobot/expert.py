@@ -91,12 +91,6 @@ class Attention(nn.Module):
         self.k_proj, self.v_proj = (nn.Linear(entry, inner, bias=False) for _ in range(2))
         self.o_proj = nn.Linear(outer, shape.width, bias=False)
 
-    def crossed(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the backbone's keys and values [N, G, P, d] as this layer reads them: once a decision."""
-        pairs = ((self.k_proj, keys), (self.v_proj, values))
-        key, value = (self._heads(part(given.transpose(1, 2).flatten(2))) for part, given in pairs)
-        return key, value
-
     def forward(
         self, hidden: Tensor, keys: Tensor, values: Tensor, sees: Tensor, turned: tuple[Tensor, Tensor]
     ) -> Tensor:
@@ -104,13 +98,18 @@ class Attention(nn.Module):
 
         Args:
             hidden: Normalised.
-            keys: [N, G, P, d], the prefix's; where the layer crosses, `crossed`.
+            keys: [N, G, P, d], the prefix's; where the layer crosses they are mapped once more.
             values: [N, G, P, d].
             sees: [N, 1, S, P + S] bool; where the layer crosses [N, 1, S, P].
             turned: Cosines and sines of the suffix's places.
         """
         query = rotated(self._heads(self.q_proj(hidden)), turned)
-        if not self.crosses:
+        if self.crosses:
+            keys, values = (
+                self._heads(part(given.transpose(1, 2).flatten(2)))
+                for part, given in ((self.k_proj, keys), (self.v_proj, values))
+            )
+        else:
             key, value = rotated(self._heads(self.k_proj(hidden)), turned), self._heads(self.v_proj(hidden))
             keys, values = torch.cat([keys, key], 2), torch.cat([values, value], 2)
         grouped = self.shape.heads != self.shape.groups
@@ -193,14 +192,6 @@ class Expert(nn.Module):
     def dtype(self) -> torch.dtype:
         """Of the layers' weights."""
         return next(self.layers.parameters()).dtype
-
-    def crossed(self, keys: tuple[Tensor, ...], values: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], ...]:
-        """Return the backbone's keys and values, a layer each, as the layers read them."""
-        pairs = [
-            layer.self_attn.crossed(key, value) if layer.self_attn.crosses else (key, value)  # type: ignore[union-attr, operator]
-            for layer, key, value in zip(self.layers, keys, values, strict=True)
-        ]
-        return tuple(key for key, _ in pairs), tuple(value for _, value in pairs)
 
     def forward(
         self,

@@ -74,6 +74,11 @@ class LeRobotNetwork(nn.Module):
         """Stay as deployed: dropout would make stored and recomputed log-probabilities differ."""
         return super().train(False)
 
+    @property
+    def settled(self) -> bool:
+        """Whether the backbone is frozen: then a prefix stays true while the expert learns."""
+        return self.tuning == "frozen"
+
     def observe(self, observation: Observation) -> Prefix:
         """Return the prefix of N observations, once a decision.
 
@@ -127,7 +132,6 @@ class LeRobotNetwork(nn.Module):
             read = model(inputs_embeds=embedded, attention_mask=sees, position_ids=place, use_cache=True)
         layers = read.past_key_values.layers
         keys, values = tuple(layer.keys for layer in layers), tuple(layer.values for layer in layers)
-        keys, values = self.expert.crossed(keys, values)
         return Prefix(keys, values, real, read.last_hidden_state, state)
 
     def padded(self, state: Tensor) -> Tensor:

@@ -88,14 +88,13 @@ def read_processors(folder: Path, settings: Settings) -> Processors:
     return made
 
 
-def normaliser(made: Processors, settings: Settings, feature: str, source: Path | str) -> Statistics:
+def normaliser(made: Processors, settings: Settings, feature: str, source: Path) -> Statistics:
     """Return the statistics of the state or the action, ready to use.
 
     Raises:
         FormatError: They are missing, of another width or not finite.
     """
-    kind, width = ("STATE", settings.state) if feature == STATE else ("ACTION", settings.action)
-    found = Statistics(settings["normalization_mapping"][kind], width, float(made.step(NORMALISE)["eps"]))
+    found = unfitted(settings, feature, float(made.step(NORMALISE)["eps"]))
     prefix = f"{feature}."
     own = {name.removeprefix(prefix): value for name, value in made.statistics.items() if name.startswith(prefix)}
     try:
@@ -105,6 +104,12 @@ def normaliser(made: Processors, settings: Settings, feature: str, source: Path 
             f"{source}: the statistics of {feature}: {error} Take those of the data set that the policy was trained on."
         ) from error
     return found
+
+
+def unfitted(settings: Settings, feature: str, epsilon: float = 1e-8) -> Statistics:
+    """Return statistics of the state or the action that leave it as it is."""
+    kind, width = ("STATE", settings.state) if feature == STATE else ("ACTION", settings.action)
+    return Statistics(settings["normalization_mapping"][kind], width, epsilon)
 
 
 def _check_norms(made: Processors, settings: Settings, folder: Path) -> None:
