@@ -54,7 +54,12 @@ def lite_ppo(score: Tensor, group: int, valid: Tensor, epsilon: float = EPSILON)
     return centred(score, group, valid) / (std + epsilon)
 
 
-def gdpo(parts: Tensor, weights: Tensor, group: int, valid: Tensor) -> Tensor:
+def reinforce_baseline(score: Tensor, group: int, valid: Tensor, epsilon: float = EPSILON) -> Tensor:
+    """Return r - mean of the group, whitened over the batch, [N] (REINFORCE++-baseline, Hu et al. 2025)."""
+    return normalise(centred(score, group, valid), valid, epsilon)
+
+
+def gdpo(parts: Tensor, weights: Tensor, group: int, valid: Tensor, epsilon: float = EPSILON) -> Tensor:
     """Return the weighted sum of each reward's own GRPO advantage, whitened over the batch, [N] (GDPO, 2026).
 
     Args:
@@ -62,9 +67,10 @@ def gdpo(parts: Tensor, weights: Tensor, group: int, valid: Tensor) -> Tensor:
         weights: [K].
         group: Conversations that answer one prompt.
         valid: [N] bool.
+        epsilon: Guards both divisions.
     """
-    alone = torch.stack([grpo(part, group, valid) for part in parts.unbind(1)], 1)
-    return normalise((alone * weights).sum(1), valid, EPSILON)
+    alone = torch.stack([grpo(part, group, valid, epsilon) for part in parts.unbind(1)], 1)
+    return normalise((alone * weights).sum(1), valid, epsilon)
 
 
 def reinforce_plus_plus(

@@ -21,6 +21,8 @@ class Batch:
     """[N, L] bool: False for padding."""
     sampled: Tensor
     """[N, L] bool: the agent's own tokens, which alone are learnt from."""
+    hinted: Tensor
+    """[N, L] bool: what a teacher said in its stead at the beginning."""
     logprobs: Tensor
     """[N, L] float32: log p of the sampled tokens when they were sampled, 0 elsewhere."""
     turns: Tensor
@@ -32,11 +34,13 @@ class Batch:
 def collate(trajectories: Sequence[Trajectory]) -> Batch:
     """Return conversations as tensors."""
     ids, real = pad([one.ids for one in trajectories])
-    sampled = torch.zeros_like(real)
+    sampled, hinted = torch.zeros_like(real), torch.zeros_like(real)
     logprobs, turns = torch.zeros(ids.shape), torch.zeros_like(ids)
     for row, one in enumerate(trajectories):
         length = len(one.ids)
         sampled[row, :length] = torch.tensor(one.sampled)
+        hinted[row, :length] = torch.tensor(one.hinted)
         logprobs[row, :length] = torch.tensor(one.logprobs)
         turns[row, :length] = torch.tensor(one.turns)
-    return Batch(ids, real, sampled, logprobs, turns, tuple(image for one in trajectories for image in one.images))
+    images = tuple(image for one in trajectories for image in one.images)
+    return Batch(ids, real, sampled, hinted, logprobs, turns, images)

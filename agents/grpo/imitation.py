@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from palaestra.agents.grpo.batch import collate
-from palaestra.agents.grpo.rollout import Trajectory
+from palaestra.agents.grpo.rollout import Trajectory, recite
 from palaestra.agents.grpo.speaker import Speaker
 from palaestra.agents.losses import weighted_mean
 from palaestra.agents.metrics import require_finite
@@ -45,17 +45,7 @@ def demonstrate(
         plans: What the teacher says in each, turn by turn, the last of which ends the episode.
     """
     trajectories = [Trajectory() for _ in tasks]
-    going = list(enumerate(worlds.reset(tasks)))
-    while going:
-        said = []
-        for row, turn in going:
-            one = trajectories[row]
-            one.hear(speaker.read(turn, first=not one.ids), turn.anchor)
-            said.append(plans[row][len(one.anchors) - 1])
-            for token in speaker.write(said[-1]):
-                one.say(token, 0.0)
-        replies = worlds.step([row for row, _ in going], said)
-        going = [(row, reply.turn) for (row, _), reply in zip(going, replies, strict=True) if reply.turn]
+    recite(speaker, worlds, trajectories, list(enumerate(worlds.reset(tasks))), plans, hinted=False)
     for trajectory, record in zip(trajectories, worlds.records, strict=True):
         trajectory.record = record
     return [one for one in trajectories if one.record is not None and one.record.finished]

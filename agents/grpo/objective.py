@@ -12,8 +12,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Advantage = Literal["grpo", "dr_grpo", "rloo", "reinforce++", "lite_ppo", "gdpo", "gigpo", "gae"]
-Ratio = Literal["token", "sequence"]
+Advantage = Literal[
+    "grpo", "dr_grpo", "rloo", "reinforce++", "reinforce++-baseline", "lite_ppo", "gdpo", "gigpo", "gae"
+]
+Ratio = Literal["token", "sequence", "product"]
 Clip = Literal["clip", "dual", "cispo", "sapo"]
 Aggregate = Literal["sequence", "sum", "token", "constant"]
 KL = Literal["none", "k1", "k2", "k3", "unbiased", "forward"]
@@ -29,7 +31,8 @@ class Objective:
     advantage: Advantage = "grpo"
     """How rewards become advantages: see `advantages.py` of this folder."""
     ratio: Ratio = "token"
-    """ρ_t of each token, or GSPO's ρ = exp(mean log ρ_t) of the whole conversation (Zheng et al. 2025)."""
+    """ρ_t of each token; GSPO's ρ = exp(mean log ρ_t) of the whole conversation (Zheng et al. 2025); or exp(Σ log ρ_t),
+    which takes the conversation for one action (RLOO)."""
     clip: Clip = "clip"
     """PPO's rule, with dual clip (Ye et al. 2020), CISPO (MiniMax-M1, 2025), or SAPO's soft gate (2025)."""
     low: float = 0.2
@@ -54,12 +57,14 @@ class Objective:
 
 
 def log_ratio(logprob: Tensor, old: Tensor, mask: Tensor, level: Ratio) -> Tensor:
-    """Return log ρ, [N, L]: each token's, or the conversation's mean in all of its tokens."""
+    """Return log ρ, [N, L]: each token's, or the conversation's mean or sum in all of its tokens."""
     difference = torch.where(mask, logprob - old, 0.0)
     if level == "token":
         return difference
-    mean = difference.sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
-    return mean.expand_as(difference)
+    whole = difference.sum(1, keepdim=True)
+    if level == "sequence":
+        whole = whole / mask.sum(1, keepdim=True).clamp(min=1)
+    return whole.expand_as(difference)
 
 
 def surrogate(ratio: Tensor, advantage: Tensor, logprob: Tensor, objective: Objective) -> Tensor:

@@ -15,8 +15,11 @@ PRESETS: dict[str, Objective] = {
     "dapo": replace(_PLAIN, high=0.28, aggregate="token"),  # Yu et al. 2025; dynamic sampling is the curriculum's
     "gspo": replace(_PLAIN, ratio="sequence", low=3e-4, high=4e-4),  # Zheng et al. 2025
     "luspo": replace(_PLAIN, ratio="sequence", low=2e-3, high=2.5e-3, aggregate="sum"),  # 2026, as in TRL
-    "rloo": replace(_PLAIN, advantage="rloo", aggregate="sum"),  # Ahmadian et al. 2024
+    "rloo": replace(_PLAIN, advantage="rloo", ratio="product"),  # Ahmadian et al. 2024, as in TRL: one action
+    "ppo": replace(_PLAIN, advantage="gae", aggregate="token"),  # Schulman et al. 2017, token by token, with a critic
+    "dual": replace(_PLAIN, clip="dual"),  # Ye et al. 2020
     "reinforce++": Objective(advantage="reinforce++", aggregate="token", kl="none", kl_weight=0.01),  # Hu et al. 2025
+    "reinforce++-baseline": Objective(advantage="reinforce++-baseline", aggregate="token", kl="k2"),
     "lite_ppo": replace(_PLAIN, advantage="lite_ppo", aggregate="token"),  # Liu et al. 2025, "Tricks or Traps"
     "gdpo": Objective(advantage="gdpo"),  # each part of the reward normalised alone
     "gigpo": Objective(advantage="gigpo"),  # Feng et al. 2025: step groups of equal anchors

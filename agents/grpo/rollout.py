@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from palaestra.agents.grpo.speaker import Passage, Speaker
-from palaestra.envs.retrieval.core import VOID, Conversations, Record
+from palaestra.envs.retrieval.core import VOID, Conversations, Record, Turn
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class Trajectory:
     """All of it, the world's turns included."""
     sampled: list[bool] = field(default_factory=list)
     """Which of them the agent chose: only these are learnt from."""
+    hinted: list[bool] = field(default_factory=list)
+    """Which of them a teacher said in the agent's stead, before it took over."""
     logprobs: list[float] = field(default_factory=list)
     """log p of each chosen token when it was chosen, at temperature 1; 0 for the world's."""
     turns: list[int] = field(default_factory=list)
@@ -52,61 +54,118 @@ class Trajectory:
         length, turn = len(passage.ids), len(self.anchors)
         self.ids += passage.ids
         self.sampled += [False] * length
+        self.hinted += [False] * length
         self.logprobs += [0.0] * length
         self.turns += [turn] * length
         self.images += passage.images
         self.anchors.append(anchor)
 
-    def say(self, token: int, logprob: float) -> None:
-        """Append a token that the agent chose."""
+    def say(self, token: int, logprob: float, hinted: bool = False) -> None:
+        """Append a token that the agent chose, or a teacher in its stead."""
         self.ids.append(token)
-        self.sampled.append(True)
+        self.sampled.append(not hinted)
+        self.hinted.append(hinted)
         self.logprobs.append(logprob)
         self.turns.append(len(self.anchors) - 1)
 
 
 @torch.no_grad()
-def converse(speaker: Speaker, worlds: Conversations, tasks: Sequence[Any], config: SpeakConfig) -> list[Trajectory]:
+def converse(
+    speaker: Speaker,
+    worlds: Conversations,
+    tasks: Sequence[Any],
+    config: SpeakConfig,
+    hints: Sequence[Sequence[str]] | None = None,
+) -> list[Trajectory]:
     """Play one episode a task, all at once, and return the conversations.
 
     Sampling draws from torch's global generator. An episode that no longer fits into the context, or in which a turn
     of the agent is not closed in time, is cut by length.
+
+    Args:
+        speaker: The agent.
+        worlds: Where it acts.
+        tasks: One an episode.
+        config: How it speaks.
+        hints: What a teacher says in each episode before the agent takes over, turn by turn.
     """
-    trajectories = [Trajectory() for _ in tasks]
-    rows, turns = list(range(len(tasks))), list(worlds.reset(tasks))
-    memory = speaker.begin(len(rows))
-    while rows:
-        passages = [speaker.read(turn, first=not trajectories[row].ids) for row, turn in zip(rows, turns, strict=True)]
-        fits = [
-            place
-            for place, (row, passage) in enumerate(zip(rows, passages, strict=True))
-            if len(trajectories[row].ids) + len(passage.ids) + config.longest <= speaker.context
-        ]
-        for place in set(range(len(rows))) - set(fits):
-            worlds.records[rows[place]].outcome = "length"
+    trajectories, turns = [Trajectory() for _ in tasks], worlds.reset(tasks)
+    going = list(enumerate(turns))
+    if hints is not None:
+        going = recite(speaker, worlds, trajectories, going, hints, hinted=True)
+    memory = speaker.begin(len(going))
+    known = [(0, 0)] * len(tasks)
+    """Ids and pictures of each conversation that the memory holds."""
+    while going:
+        passages = [speaker.read(turn, first=not trajectories[row].ids) for row, turn in going]
+        fits = []
+        for place, ((row, turn), passage) in enumerate(zip(going, passages, strict=True)):
+            if len(trajectories[row].ids) + len(passage.ids) + config.longest > speaker.context:
+                worlds.records[row].outcome = "length"
+                continue
+            trajectories[row].hear(passage, turn.anchor)
+            fits.append(place)
         if not fits:
             break
-        if len(fits) < len(rows):
+        if len(fits) < len(going):
             memory = speaker.select(memory, torch.tensor(fits))
-        rows, unread = [rows[place] for place in fits], []
-        for row, place in zip(rows, fits, strict=True):
-            passage = passages[place]
-            # What the agent said last is not in the memory yet: the token that closed its turn.
-            unread.append((*trajectories[row].ids[-1:], *passage.ids))
-            trajectories[row].hear(passage, turns[place].anchor)
-        images = [image for place in fits for image in passages[place].images]
-        said = _speak(speaker, memory, [trajectories[row] for row in rows], unread, images, config)
-        for row, words in zip(rows, said, strict=True):
+        rows = [going[place][0] for place in fits]
+        speaking = [trajectories[row] for row in rows]
+        # What the agent said last is not in the memory yet: the token that closed its turn.
+        unread = [one.ids[known[row][0] :] for row, one in zip(rows, speaking, strict=True)]
+        images = [image for row in rows for image in trajectories[row].images[known[row][1] :]]
+        said = _speak(speaker, memory, speaking, unread, images, config)
+        for row, one, words in zip(rows, speaking, said, strict=True):
+            known[row] = len(one.ids) - 1, len(one.images)
             if words is None:
                 worlds.records[row].outcome = "length"
         acting = [(place, words) for place, words in enumerate(said) if words is not None]
         replies = worlds.step([rows[place] for place, _ in acting], [words for _, words in acting]) if acting else []
-        going = [(place, reply.turn) for (place, _), reply in zip(acting, replies, strict=True) if reply.turn]
-        memory = speaker.select(memory, torch.tensor([place for place, _ in going], dtype=torch.long))
-        rows, turns = [rows[place] for place, _ in going], [turn for _, turn in going]
+        left = [(place, reply.turn) for (place, _), reply in zip(acting, replies, strict=True) if reply.turn]
+        memory = speaker.select(memory, torch.tensor([place for place, _ in left], dtype=torch.long))
+        going = [(rows[place], turn) for place, turn in left]
     for trajectory, record in zip(trajectories, worlds.records, strict=True):
         trajectory.record = record
     return trajectories
+
+
+def recite(
+    speaker: Speaker,
+    worlds: Conversations,
+    trajectories: Sequence[Trajectory],
+    going: Sequence[tuple[int, Turn]],
+    plans: Sequence[Sequence[str]],
+    hinted: bool,
+) -> list[tuple[int, Turn]]:
+    """Let a teacher speak in conversations that have just begun, as far as its plans go.
+
+    Args:
+        speaker: Writes the teacher's words as ids.
+        worlds: Where they are carried out.
+        trajectories: One an episode, to be continued.
+        going: Rows, and what each was told first.
+        plans: What the teacher says in each episode, turn by turn.
+        hinted: Whether its words are marked as a teacher's, or taken for the agent's own, to be imitated.
+
+    Returns:
+        The rows whose episodes go on, and what each was told last, in order.
+    """
+    left: list[tuple[int, Turn]] = []
+    while going:
+        acting = []
+        for row, turn in going:
+            one = trajectories[row]
+            if len(one.anchors) == len(plans[row]):
+                left.append((row, turn))
+                continue
+            one.hear(speaker.read(turn, first=not one.ids), turn.anchor)
+            said = plans[row][len(one.anchors) - 1]
+            for token in speaker.write(said):
+                one.say(token, 0.0, hinted)
+            acting.append((row, said))
+        replies = worlds.step([row for row, _ in acting], [said for _, said in acting]) if acting else []
+        going = [(row, reply.turn) for (row, _), reply in zip(acting, replies, strict=True) if reply.turn]
+    return sorted(left, key=lambda pair: pair[0])
 
 
 def _speak(

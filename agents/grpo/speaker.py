@@ -31,6 +31,8 @@ class Speaker(Protocol):
 
     context: int
     """Tokens that a conversation may have."""
+    width: int
+    """D, numbers of a hidden state."""
 
     def read(self, turn: Turn, first: bool) -> Passage:
         """Return what a turn adds to a conversation, or what begins one."""
@@ -75,6 +77,10 @@ class Speaker(Protocol):
 
         Position 0 has no token before it and gets zeros; what padding gets means nothing.
         """
+        ...
+
+    def hidden(self, ids: Tensor, real: Tensor, images: Sequence[Tensor]) -> Tensor:
+        """Return what the head of the model reads at each token, [N, L, D] float32, with gradients: a critic's input."""
         ...
 
     def parameters(self) -> Iterable[torch.nn.Parameter]:

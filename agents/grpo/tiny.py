@@ -167,9 +167,9 @@ class TinySpeaker(nn.Module):
     def __init__(self, config: TinyConfig | None = None) -> None:
         super().__init__()
         self.config = config or TinyConfig()
-        self.context = self.config.context
+        self.context, self.width = self.config.context, self.config.width
         self.words = vocabulary()
-        width = self.config.width
+        width = self.width
         self.embedding = nn.Embedding(len(self.words), width)
         self.place = nn.Parameter(torch.randn(PATCHES, width))
         self.eyes = Eyes(width)
@@ -235,7 +235,7 @@ class TinySpeaker(nn.Module):
         memory.filled = new
         memory.lengths = memory.lengths + real.sum(1)
         last = real.sum(1).clamp(min=1) - 1
-        return self._logits(x[torch.arange(len(x)), last])
+        return self._head(x[torch.arange(len(x)), last])
 
     def select(self, memory: Memory, rows: Tensor) -> Memory:
         """Return the memory of some rows."""
@@ -246,15 +246,24 @@ class TinySpeaker(nn.Module):
 
     def logits(self, ids: Tensor, images: Sequence[Tensor]) -> Tensor:
         """Return logits of what follows each token, [N, L, V], for conversations padded on the right."""
+        return self._head(self._last(ids, images))
+
+    def hidden(self, ids: Tensor, real: Tensor, images: Sequence[Tensor]) -> Tensor:
+        """Return what the head reads; see `Speaker.hidden`."""
+        x: Tensor = self.norm(self._last(ids, images))
+        return x
+
+    def _last(self, ids: Tensor, images: Sequence[Tensor]) -> Tensor:
+        """Return what the last layer makes of each token, [N, L, D]."""
         place = torch.arange(ids.shape[1])
         distance = place[:, None] - place
         bias = _bias(distance, distance >= 0)[None]
         x = self.embed(ids, images)
         for layer in self._layers:
             x = layer(x, *layer.project(x), bias)
-        return self._logits(x)
+        return x
 
-    def _logits(self, x: Tensor) -> Tensor:
+    def _head(self, x: Tensor) -> Tensor:
         # Who has copied a word into x says it: the head is the embedding.
         logits: Tensor = self.norm(x) @ self.embedding.weight.T / self.config.width**0.5 + self.marks
         return logits

@@ -47,7 +47,8 @@ class VlmSpeaker:
         """
         self.model, self._processor, self._tokenizer = checkpoint.model, checkpoint.processor, checkpoint.tokenizer
         self._device = next(self.model.parameters()).device
-        self.context = int(self.model.config.get_text_config().max_position_embeddings)
+        language = self.model.config.get_text_config()
+        self.context, self.width = int(language.max_position_embeddings), int(language.hidden_size)
         self._closings = tuple(closings)
         marks = [token.content for token in self._tokenizer.added_tokens_decoder.values()]
         self._marks = re.compile("|".join(map(re.escape, marks)) or "(?!)")
@@ -120,6 +121,15 @@ class VlmSpeaker:
         chosen = log_p.gather(-1, ids[:, 1:, None]).squeeze(-1)
         entropy = -(log_p.exp() * log_p).sum(-1)
         return F.pad(chosen, (1, 0)), F.pad(entropy, (1, 0))
+
+    def hidden(self, ids: Tensor, real: Tensor, images: Sequence[Tensor]) -> Tensor:
+        """Return what the model's head reads; see `Speaker.hidden`."""
+        out = self.model(
+            input_ids=ids.to(self._device), attention_mask=real.to(self._device).long(), use_cache=False,
+            output_hidden_states=True, **self._pixels(images),
+        )  # fmt: skip
+        last: Tensor = out.hidden_states[-1].float()
+        return last
 
     def parameters(self) -> Iterable[torch.nn.Parameter]:
         """Return the model's weights."""

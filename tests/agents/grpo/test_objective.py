@@ -70,6 +70,8 @@ def test_ratio_levels() -> None:
     torch.testing.assert_close(token, torch.tensor([[0.0, 0.5, 0.1, 0.0], [0.0, 1.0, 2.0, 3.0]]))
     sequence = log_ratio(logprob, old, MASK, "sequence")
     torch.testing.assert_close(sequence, torch.tensor([[0.3] * 4, [1.5] * 4]))
+    product = log_ratio(logprob, old, MASK, "product")
+    torch.testing.assert_close(product, torch.tensor([[0.6] * 4, [6.0] * 4]))
 
 
 @pytest.mark.parametrize(
@@ -156,7 +158,19 @@ def case() -> tuple[Tensor, Tensor, Tensor]:
         # sequence ratios 2^(1/2) and 2^(-1/4): clipped at 1.0004 and 1 - .0003
         ("gspo", (-1.0004 + 0.9997) / 2),
         ("luspo", (-1.0025 * 2 + 0.998 * 4) / 2),
-        ("rloo", (-2.2 + 3.8) / 2),
+        ("rloo", (-1.2 + 0.8) / 2),  # conversations are actions: ratios 2 and 1/2
+        ("ppo", (-2.2 + 3.8) / 6),
+        ("lite_ppo", (-2.2 + 3.8) / 6),
+        ("reinforce++", (-2.2 + 3.8) / 6),
+        ("reinforce++-baseline", (-2.2 + 3.8) / 6),
+        ("gdpo", (-2.2 / 2 + 3.8 / 4) / 2),
+        ("gigpo", (-2.2 / 2 + 3.8 / 4) / 2),
+        ("rapo", (-2.2 / 2 + 3.8 / 4) / 2),
+        ("dual", (-2.2 / 2 + 3.8 / 4) / 2),
+        # -ρ A log π: first (-2 log 2, 0), second (0, -.5 log 2, 0, 0)
+        ("cispo", -2.5 * math.log(2) / 6),
+        # -σ(τ (ρ - 1)) 4 / τ A
+        ("sapo", (-2 * (1 / (1 + math.exp(-1)) + 0.5) + 2 / 1.05 * (0.5 * 3 + 1 / (1 + math.exp(0.525))) / 2) / 2),
     ],
 )
 def test_presets_by_hand(name: str, value: float) -> None:
