@@ -78,20 +78,24 @@ class Policy(Protocol):
         ...
 
 
-class Trained(Protocol):
-    """What a run evaluates, saves and restores, however it learns."""
-
-    @property
-    def policy(self) -> Policy:
-        """The policy as it would be deployed (a flow policy: its ODE, without exploration noise)."""
-        ...
+class Stateful(Protocol):
+    """What a run saves and restores."""
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that must survive a restart: weights, optimiser, normalisers, counters."""
         ...
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: dict[str, Tensor], /) -> None:
         """Restore `state_dict`; raises on any missing, unknown or misshaped entry."""
+        ...
+
+
+class Trained(Stateful, Protocol):
+    """What a run evaluates, too, however it learns."""
+
+    @property
+    def policy(self) -> Policy:
+        """The policy as it would be deployed (a flow policy: its ODE, without exploration noise)."""
         ...
 
 

@@ -17,6 +17,7 @@ import tyro
 def train_command(words: Sequence[str]) -> int:
     """Train a recipe by name, or go on with a run."""
     from palaestra.launch.config import tuning_from_json
+    from palaestra.launch.config_conversation import conversation_from_json
     from palaestra.launch.recipes import CONVERSATIONS, RECIPES, TUNINGS, recipe_named
     from palaestra.launch.report import write_report
     from palaestra.launch.train import resume, train
@@ -26,6 +27,8 @@ def train_command(words: Sequence[str]) -> int:
             raise ValueError("train --resume takes one run's folder and nothing else: its config.json says the rest.")
         if tuning_from_json(Path(words[1]) / "config.json") is not None:
             return _tune(words)
+        if conversation_from_json(Path(words[1]) / "config.json") is not None:
+            return _converse(words)
         run = resume(Path(words[1]))
     elif words and words[0] in TUNINGS:
         return _tune(words)
@@ -59,13 +62,19 @@ def _tune(words: Sequence[str]) -> int:
 
 
 def _converse(words: Sequence[str]) -> int:
-    """Train an agent that talks to worlds of tools."""
+    """Train an agent that talks to worlds of tools, or go on with such a run."""
+    from palaestra.launch.config_conversation import conversation_from_json
+    from palaestra.launch.conversation import start, take_on
     from palaestra.launch.recipes import CONVERSATIONS
     from palaestra.launch.report import write_report
-    from palaestra.launch.vrag import train_vrag
 
-    options = _options(CONVERSATIONS[words[0]], words)
-    run = train_vrag(options.recipe, _folder(options))
+    if words[0] == "--resume":
+        recipe = conversation_from_json(Path(words[1]) / "config.json")
+        assert recipe is not None
+        run = take_on(recipe, Path(words[1]))
+    else:
+        options = _options(CONVERSATIONS[words[0]], words)
+        run = start(options.recipe, _folder(options))
     _print_result(run)
     print(f"report: {write_report(run)}")
     return 0

@@ -17,6 +17,7 @@ from palaestra.agents.vla.backbone import Tuning
 from palaestra.agents.vlm.questions import Family
 from palaestra.agents.vlm.sft import SFTConfig
 from palaestra.launch.build import build, read_json
+from palaestra.launch.config_conversation import ConversationRecipe
 from palaestra.launch.config_found_rl import FoundRLRecipe as FoundRLRecipe
 from palaestra.launch.config_found_rl import TeacherConfig as TeacherConfig
 from palaestra.launch.config_found_rl import validate_found_rl
@@ -321,7 +322,7 @@ def _validate_pi_rl(recipe: Recipe) -> None:
         raise ValueError("reward.success, reward.progress and reward.world are all 0: there is nothing to maximise.")
 
 
-def to_json(recipe: AnyRecipe | TuningRecipe) -> str:
+def to_json(recipe: AnyRecipe | TuningRecipe | ConversationRecipe) -> str:
     """Return a recipe as JSON, as a run's `config.json` holds it."""
     return json.dumps(dataclasses.asdict(recipe), indent=2) + "\n"
 

@@ -26,7 +26,7 @@ from palaestra.envs.lockstep import LockstepWorlds
 from palaestra.envs.registry import make
 from palaestra.launch.config import EVALUATION_SEED, DigiRLRecipe
 from palaestra.launch.evaluate import Evaluation, evaluate
-from palaestra.launch.run import Run
+from palaestra.launch.run import WorldsRun
 from palaestra.launch.train import make_worlds
 from palaestra.rewards.judge import Evidence, Judge, ModelJudge, NoisyJudge, StateJudge, agreement
 
@@ -94,7 +94,7 @@ def play(worlds: Worlds, act: Act, seed: int) -> list[Played]:
     ]
 
 
-class DigiRLRun(Run):
+class DigiRLRun(WorldsRun):
     """Imitation of an expert, an offline stage on what the imitator did, then rounds of playing and learning."""
 
     recipe: DigiRLRecipe

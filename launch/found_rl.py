@@ -21,7 +21,7 @@ from palaestra.agents.vlm.core import Engine
 from palaestra.envs.driving.world import DrivingEnv
 from palaestra.envs.lockstep import LockstepWorlds
 from palaestra.launch.config import FoundRLRecipe, TeacherConfig
-from palaestra.launch.run import Run
+from palaestra.launch.run import WorldsRun
 from palaestra.launch.train import make_worlds
 from palaestra.rewards.core import WeightedSum, WorldReward
 from palaestra.rewards.similarity import AlignmentTeacher, embed_anchors
@@ -61,7 +61,7 @@ class EpisodeLog(gymnasium.vector.VectorWrapper):
         return {f"eval/{name}": sum(each[name] for each in played) / len(played) for name in KEPT} if played else {}
 
 
-class FoundRLRun(Run):
+class FoundRLRun(WorldsRun):
     """Off-policy reinforcement, guided by a teacher that answers when it can."""
 
     recipe: FoundRLRecipe

@@ -20,7 +20,7 @@ from palaestra.launch.config import (
     VLARecipe,
     WorldConfig,
 )
-from palaestra.launch.vrag_config import VragRecipe
+from palaestra.launch.config_conversation import ConversationRecipe, LedgerRecipe, VragRecipe
 
 REACH = Recipe(
     name="reach",
@@ -105,7 +105,9 @@ TUNINGS = {recipe.name: recipe for recipe in (TINY_VLM,)}
 
 VRAG_PAGES = VragRecipe()
 
-CONVERSATIONS = {recipe.name: recipe for recipe in (VRAG_PAGES,)}
+LEDGER = LedgerRecipe()
+
+CONVERSATIONS: dict[str, ConversationRecipe] = {recipe.name: recipe for recipe in (VRAG_PAGES, LEDGER)}
 """Recipes of a third kind: agents that talk to worlds of tools."""
 
 

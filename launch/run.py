@@ -14,36 +14,46 @@ from typing import Any
 
 import torch
 
-from palaestra.agents.core import Rollout, Trained
+from palaestra.agents.core import Rollout, Stateful, Trained
 from palaestra.agents.rollout import Collector
 from palaestra.envs.core import Worlds, episode_seed
 from palaestra.launch import checkpoint
 from palaestra.launch.config import EVALUATION_SEED, AnyRecipe, to_json
+from palaestra.launch.config_conversation import ConversationRecipe
 from palaestra.launch.evaluate import Evaluation, evaluate, separation
 from palaestra.launch.randomness import random_state, set_random_state
 from palaestra.launch.result import write_result
 from palaestra.launch.track import Tracker
 from palaestra.rewards.core import WeightedSum
 
+Measured = tuple[Evaluation, Mapping[str, Any]]
+"""An evaluation, and what else the result says of it."""
+
 
 class Run(ABC):
-    """Iterations with a boundary now and then; subclasses say what learns, and from what."""
+    """Iterations with a boundary now and then; subclasses say what learns, from what, and how it is measured."""
 
-    worlds: Worlds
-    learner: Trained
-    collector: Collector
-    reward: WeightedSum
+    learner: Stateful
     tracker: Tracker
     keep: int | None = None
     """How many checkpoints stay besides the first; None for all."""
 
-    def __init__(self, recipe: AnyRecipe, run: Path) -> None:
+    def __init__(self, recipe: AnyRecipe | ConversationRecipe, run: Path) -> None:
         self.recipe, self.run = recipe, run
         self.iteration = 0
         self.env_steps = 0
-        self.named: list[tuple[Evaluation, str]] = []
+        self.named: list[Measured] = []
         """Evaluations that the result will hold, each with its checkpoint's name."""
         self.stopping = False
+
+    @property
+    @abstractmethod
+    def world(self) -> str:
+        """The worlds' id."""
+
+    @abstractmethod
+    def measure(self, episodes: int, name: str) -> list[Measured]:
+        """Evaluate what has been learnt, as it would be deployed, and perhaps in further ways after that."""
 
     @abstractmethod
     def build(self) -> None:
@@ -65,22 +75,15 @@ class Run(ABC):
         """Return the name of what has just been finished, empty at an ordinary boundary; results hold named ones."""
         return ""
 
-    def restart(self) -> None:
-        """Start all worlds afresh, as after every boundary."""
-        self.collector.reset(self.start_seed())
-
-    def evaluate(self, episodes: int, name: str) -> Evaluation:
-        """Evaluate the policy as it would be deployed."""
-        return evaluate(self.worlds, self.learner.policy, episodes, EVALUATION_SEED, name)
+    def restart(self) -> None:  # noqa: B027  # there may be nothing to start afresh
+        """Start afresh, as after every boundary."""
 
     def further(self, evaluation: Evaluation) -> Mapping[str, float]:
         """Return what else is known of the evaluation that has just been made, by metric."""
         return {}
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  # or to free
         """Free what `build` made, as far as it came."""
-        if hasattr(self, "worlds"):
-            self.worlds.close()
 
     def play(self) -> Path:
         """Play the run to its end, or to a boundary after Ctrl-C."""
@@ -132,28 +135,17 @@ class Run(ABC):
             self.restart()
         self._finish(metrics)
 
-    def rollout_metrics(self, rollout: Rollout) -> dict[str, float]:
-        """Return what exploring was like. Success is over the episodes that ended in the rollout."""
-        ended = rollout.ended & rollout.mask
-        count = float(ended.sum())
-        metrics = {
-            "rollout/episodes": count,
-            "rollout/reward": float((rollout.reward * rollout.mask).sum()) / self.worlds.count,
-            "rollout/faults": float(len(self.collector.faults)),
-        }
-        if count:
-            metrics["rollout/success_once"] = float((rollout.success_once & ended).sum()) / count
-        parts = self.reward.clear()
-        return metrics | {f"rollout/reward_{name}": total / self.worlds.count for name, total in parts.items()}
-
     def _boundary(self, metrics: dict[str, float], name: str = "") -> Evaluation:
         """Evaluate, log and save: a resumed run goes on from here just as this one does."""
         started = time.perf_counter()
         episodes = self.recipe.final_episodes if name else self.recipe.episodes
-        evaluation = self.evaluate(episodes, name or f"iteration {self.iteration}")
-        self.tracker.console.print(evaluation.summary)
+        measured = self.measure(episodes, name or f"iteration {self.iteration}")
+        evaluation = measured[0][0]
+        for one, _ in measured:
+            self.tracker.console.print(one.summary)
         if name:
-            self.named.append((evaluation, self._checkpoint().name))
+            checkpoint_name = {"checkpoint": self._checkpoint().name}
+            self.named += [(one, checkpoint_name | dict(further)) for one, further in measured]
         evaluated = time.perf_counter()
         # Logged first: a row without its checkpoint is cut on resume, a checkpoint without its row would stay bare.
         metrics |= {**_metrics_of(evaluation), **self.further(evaluation), "time/evaluate": evaluated - started}
@@ -170,11 +162,11 @@ class Run(ABC):
             "iteration": self.iteration,
             "env_steps": self.env_steps,
             "recipe": checkpoint.fingerprint(to_json(self.recipe)),
-            "named": [[evaluation.to_json(), name] for evaluation, name in self.named],
+            "named": [[evaluation.to_json(), dict(further)] for evaluation, further in self.named],
         }
         checkpoint.save(self._checkpoint(), state | random_state(), meta)
         if self.keep is not None:
-            checkpoint.prune(self.run, self.keep, spare=tuple(name for _, name in self.named))
+            checkpoint.prune(self.run, self.keep, spare=tuple(further["checkpoint"] for _, further in self.named))
 
     def _load(self, folder: Path) -> None:
         """Restore learner, counters and random state."""
@@ -189,18 +181,12 @@ class Run(ABC):
         self.learner.load_state_dict(found)
         set_random_state(tensors)
         self.iteration, self.env_steps = meta["iteration"], meta["env_steps"]
-        self.named = [(Evaluation.from_json(entry), name) for entry, name in meta["named"]]
+        self.named = [(Evaluation.from_json(entry), further) for entry, further in meta["named"]]
 
     def _finish(self, metrics: dict[str, float]) -> None:
         """Evaluate the trained policy and write what was measured."""
         after = self._boundary(metrics, "after")
-        write_result(
-            self.run / "result.json",
-            self.recipe.name,
-            self.recipe.world.id,
-            self.recipe.seed,
-            [(evaluation, {"checkpoint": name}) for evaluation, name in self.named],
-        )
+        write_result(self.run / "result.json", self.recipe.name, self.world, self.recipe.seed, self.named)
         if (warning := separation(self.named[0][0], after)) and not warning.separable:
             self.tracker.console.print(f"warning: {warning.warning}")
 
@@ -222,6 +208,52 @@ class Run(ABC):
             yield
         finally:
             signal.signal(signal.SIGINT, before)
+
+
+class WorldsRun(Run):
+    """A run in `Worlds`, whose rollouts are collected step by step."""
+
+    recipe: AnyRecipe
+    learner: Trained
+    worlds: Worlds
+    collector: Collector
+    reward: WeightedSum
+
+    @property
+    def world(self) -> str:
+        """The worlds' id."""
+        return self.recipe.world.id
+
+    def restart(self) -> None:
+        """Start all worlds afresh."""
+        self.collector.reset(self.start_seed())
+
+    def measure(self, episodes: int, name: str) -> list[Measured]:
+        """Evaluate the policy as it would be deployed."""
+        return [(self.evaluate(episodes, name), {})]
+
+    def evaluate(self, episodes: int, name: str) -> Evaluation:
+        """Evaluate the policy as it would be deployed."""
+        return evaluate(self.worlds, self.learner.policy, episodes, EVALUATION_SEED, name)
+
+    def close(self) -> None:
+        """Free the worlds."""
+        if hasattr(self, "worlds"):
+            self.worlds.close()
+
+    def rollout_metrics(self, rollout: Rollout) -> dict[str, float]:
+        """Return what exploring was like. Success is over the episodes that ended in the rollout."""
+        ended = rollout.ended & rollout.mask
+        count = float(ended.sum())
+        metrics = {
+            "rollout/episodes": count,
+            "rollout/reward": float((rollout.reward * rollout.mask).sum()) / self.worlds.count,
+            "rollout/faults": float(len(self.collector.faults)),
+        }
+        if count:
+            metrics["rollout/success_once"] = float((rollout.success_once & ended).sum()) / count
+        parts = self.reward.clear()
+        return metrics | {f"rollout/reward_{name}": total / self.worlds.count for name, total in parts.items()}
 
 
 def _metrics_of(evaluation: Evaluation) -> dict[str, float]:

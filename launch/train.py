@@ -28,7 +28,7 @@ from palaestra.launch.config import (
 )
 from palaestra.launch.demonstrations import demonstrations
 from palaestra.launch.files import write_atomically
-from palaestra.launch.run import Run
+from palaestra.launch.run import Run, WorldsRun
 from palaestra.rewards.core import WeightedSum, WorldReward
 from palaestra.rewards.shaping import ProgressReward
 from palaestra.rewards.success import SuccessReward
@@ -153,7 +153,7 @@ def load_policy(
     return policy
 
 
-class PiRLRun(Run):
+class PiRLRun(WorldsRun):
     """Few-shot imitation, then reinforcement by π_RL."""
 
     recipe: Recipe

@@ -1,4 +1,4 @@
-"""VRAG's reward: was it found (NDCG), was it answered, was it asked in form; and how answers are compared.
+"""VRAG's reward: was it found (NDCG), was it answered, was it asked in form.
 
 Wang et al. 2025 (arXiv:2505.22019): r = α r_Ret + β r_Ans + γ r_Pat, and nothing at all without the form. α, β and γ
 are those of the released code; the paper does not print them.
@@ -7,15 +7,11 @@ are those of the released code; the paper does not print them.
 from __future__ import annotations
 
 import math
-import re
-import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from palaestra.envs.retrieval.core import VOID, Record
-
-Judge = Callable[[str, str, str], float]
-"""Question, reference and prediction to a score in [0, 1]; it raises where it has no verdict."""
+from palaestra.rewards.answers import AnswerJudge, Judge, exact
 
 
 def ndcg(shown: Sequence[str], gold: Sequence[str]) -> float:
@@ -35,41 +31,6 @@ def ndcg(shown: Sequence[str], gold: Sequence[str]) -> float:
 def in_form(record: Record) -> float:
     """Return 1 where the agent searched and answered, else 0 (VRAG's r_Pat)."""
     return float(record.searched and record.answer is not None)
-
-
-def normal_form(text: str) -> str:
-    """Return a text without case, articles, punctuation and needless space, as SQuAD's scorer compares it."""
-    plain = unicodedata.normalize("NFKC", text).casefold()
-    words = re.sub(r"[^\w\s.%-]", " ", plain).split()
-    kept = [word for word in words if word not in ("a", "an", "the")] or words
-    return " ".join(kept).strip(" .")
-
-
-def exact(question: str, reference: str, prediction: str) -> float:
-    """Return 1 where prediction and reference have the same normal form, else 0."""
-    return float(normal_form(reference) == normal_form(prediction))
-
-
-def numeric(question: str, reference: str, prediction: str, tolerance: float = 0.05) -> float:
-    """Return 1 where the only number of each is equal up to a relative tolerance, else `exact`.
-
-    ChartQA's relaxed accuracy (Masry et al. 2022); 12 % and 12 are taken to be one number.
-    """
-    wanted, said = _number(reference), _number(prediction)
-    if wanted is None or said is None:
-        return exact(question, reference, prediction)
-    return float(abs(said - wanted) <= tolerance * abs(wanted))
-
-
-def anls(question: str, reference: str, prediction: str, threshold: float = 0.5) -> float:
-    """Return 1 - the Levenshtein distance over the longer length, 0 where that is below the threshold.
-
-    Average normalised Levenshtein similarity (Biten et al. 2019), of one answer.
-    """
-    left, right = normal_form(reference), normal_form(prediction)
-    longer = max(len(left), len(right))
-    similar = 1 - _distance(left, right) / longer if longer else 1.0
-    return similar if similar >= threshold else 0.0
 
 
 @dataclass(frozen=True)
@@ -108,6 +69,17 @@ class RetrievalReward:
     config: RetrievalRewardConfig = RetrievalRewardConfig()
     judge: Judge = exact
 
+    def many(self, records: Sequence[Record]) -> list[Score | None]:
+        """Return the score of each episode; a model that judges is asked about all of them at once."""
+        if not isinstance(self.judge, AnswerJudge):
+            return [self(record) for record in records]
+        for record in records:
+            if record.outcome not in VOID and in_form(record):
+                self.judge.begin(record.task.text, record.task.answer, record.answer or "")
+        scores = [self(record) for record in records]
+        self.judge.forget()
+        return scores
+
     def __call__(self, record: Record) -> Score | None:
         """Return the score, or None where the world broke or the judge did: that is no reward of 0.
 
@@ -130,19 +102,3 @@ class RetrievalReward:
         weights = self.config
         total = form * (weights.retrieval * found + weights.answer * answered + weights.form)
         return Score(total, found, answered, form)
-
-
-def _number(text: str) -> float | None:
-    """Return the only number in a text, thousands separators understood; None where there is none or several."""
-    found = re.findall(r"-?\d+(?:\.\d+)?", re.sub(r"(?<=\d),(?=\d{3}\b)", "", text))
-    return float(found[0]) if len(found) == 1 else None
-
-
-def _distance(left: str, right: str) -> int:
-    """Return the Levenshtein distance."""
-    row = list(range(len(right) + 1))
-    for number, one in enumerate(left, start=1):
-        before, row[0] = row[0], number
-        for place, other in enumerate(right, start=1):
-            before, row[place] = row[place], min(row[place] + 1, row[place - 1] + 1, before + (one != other))
-    return row[-1]

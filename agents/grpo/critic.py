@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,7 +33,7 @@ class CriticConfig:
 
 
 class Critic:
-    """A copy of the model with a value head in place of its own: the two share nothing, so values cost words nothing."""
+    """A copy of the model with a value head in place of its own. The two share nothing: values cost words nothing."""
 
     def __init__(self, speaker: Speaker, config: CriticConfig) -> None:
         """Begin with the model as it is and values of 0; what is frozen in it stays frozen."""
@@ -76,7 +76,7 @@ class Critic:
         state = {f"weight.{number}": weight.detach() for number, weight in enumerate(self._weights)}
         return state | {f"optimiser.{name}": value for name, value in optimiser_tensors(self._optimiser).items()}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore `state_dict`, into a critic that was made from the same model."""
         with torch.no_grad():
             for number, weight in enumerate(self._weights):

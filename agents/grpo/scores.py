@@ -17,6 +17,8 @@ class Scores:
     """[N] float32; anything where the episode is void."""
     valid: Tensor
     """[N] bool: False where the world or the judge broke."""
+    solved: Tensor
+    """[N] bool: whether the task was; what curricula look at."""
     parts: Tensor
     """[N, K] float32: the parts before they are weighed; gdpo normalises each alone."""
     weights: Tensor
@@ -27,10 +29,15 @@ class Scores:
 
     def select(self, rows: Tensor) -> Scores:
         """Return those of some conversations."""
-        return Scores(self.total[rows], self.valid[rows], self.parts[rows], self.weights)
+        return Scores(self.total[rows], self.valid[rows], self.solved[rows], self.parts[rows], self.weights)
 
     @staticmethod
     def join(some: Sequence[Scores]) -> Scores:
         """Return one after the other; all have the same weights."""
-        total, valid, parts = (torch.cat([getattr(one, name) for one in some]) for name in ("total", "valid", "parts"))
-        return Scores(total, valid, parts, some[0].weights)
+        return Scores(
+            torch.cat([one.total for one in some]),
+            torch.cat([one.valid for one in some]),
+            torch.cat([one.solved for one in some]),
+            torch.cat([one.parts for one in some]),
+            some[0].weights,
+        )

@@ -80,7 +80,7 @@ class Speaker(Protocol):
         ...
 
     def hidden(self, ids: Tensor, real: Tensor, images: Sequence[Tensor]) -> Tensor:
-        """Return what the head of the model reads at each token, [N, L, D] float32, with gradients: a critic's input."""
+        """Return what the model's head reads at each token, [N, L, D] float32, with gradients; a critic does, too."""
         ...
 
     def parameters(self) -> Iterable[torch.nn.Parameter]:

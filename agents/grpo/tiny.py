@@ -21,7 +21,9 @@ from palaestra.envs.retrieval.core import Turn
 from palaestra.envs.retrieval.tiny import ALIASES, KEYS, PLACES, TITLES
 from palaestra.envs.retrieval.world import INVALID
 
-PAD, USER, AGENT, IMAGE = "<|pad|>", "<|user|>", "<|assistant|>", "<|image|>"
+PAD, USER, AGENT, IMAGE = ROLES = ("<|pad|>", "<|user|>", "<|assistant|>", "<|image|>")
+"""Marks that no agent can utter."""
+UNKNOWN = "<|unknown|>"
 SLOPES = (0.0, 0.0, 0.25, 0.5)
 """By how much a token counts less the further back it is, for each head: the first two compare contents alone."""
 PATCHES = 9
@@ -33,8 +35,9 @@ SIDE = 24
 class Surfaces:
     """A tokenizer of a closed vocabulary: a text is cut into the longest surfaces that it begins with."""
 
-    def __init__(self, surfaces: Sequence[str]) -> None:
-        self.surfaces = tuple(surfaces)
+    def __init__(self, surfaces: Sequence[str], unknown: str | None = None) -> None:
+        """Take surfaces, one of which may stand for whatever stretch of a text none begins with."""
+        self.surfaces, self.unknown = tuple(surfaces), unknown
         self._ids = {surface: number for number, surface in enumerate(self.surfaces)}
         longest_first = sorted(self.surfaces, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first)))
@@ -48,9 +51,15 @@ class Surfaces:
         Raises:
             ValueError: It holds something outside of the vocabulary.
         """
-        ids, place = [], 0
+        ids: list[int] = []
+        place = 0
         while place < len(text):
             match = self._pattern.match(text, place)
+            if match is None and self.unknown is not None:
+                if ids[-1:] != [self._ids[self.unknown]]:
+                    ids.append(self._ids[self.unknown])
+                place += 1
+                continue
             if match is None:
                 raise ValueError(
                     f"the vocabulary has nothing that {text[place : place + 20]!r} begins with (in {text!r})."
@@ -74,7 +83,7 @@ def vocabulary() -> Surfaces:
     spoken = [f" {word}" for word in ("need", "look", "got", *KEYS, *PLACES, *TITLES, *ALIASES)]
     places = [f" {number}" for number in range(0, SIDE + 1, 2)]
     asked = ["What is below the", " of", "?", INVALID]
-    return Surfaces([PAD, USER, AGENT, IMAGE, *tags, *map(str, range(10)), *places, *spoken, *asked])
+    return Surfaces([*ROLES, *tags, *map(str, range(10)), *places, *spoken, *asked])
 
 
 @dataclass(frozen=True)
@@ -164,11 +173,20 @@ class Layer(nn.Module):
 class TinySpeaker(nn.Module):
     """The model; a `Speaker`."""
 
-    def __init__(self, config: TinyConfig | None = None) -> None:
+    def __init__(
+        self, config: TinyConfig | None = None, words: Surfaces | None = None, closings: Sequence[str] = CLOSINGS
+    ) -> None:
+        """Make an untrained model.
+
+        Args:
+            config: Its sizes.
+            words: Its vocabulary, with `ROLES` among them; by default that of the tiny corpus.
+            closings: Surfaces that end its turn.
+        """
         super().__init__()
         self.config = config or TinyConfig()
         self.context, self.width = self.config.context, self.config.width
-        self.words = vocabulary()
+        self.words = words or vocabulary()
         width = self.width
         self.embedding = nn.Embedding(len(self.words), width)
         self.place = nn.Parameter(torch.randn(PATCHES, width))
@@ -176,16 +194,21 @@ class TinySpeaker(nn.Module):
         self._layers = [Layer(width) for _ in range(self.config.layers)]
         self.layers = nn.ModuleList(self._layers)
         self.norm = nn.LayerNorm(width)
-        with torch.no_grad():  # words for the same thing lie close together, as in any model that has read
-            here, there = (torch.tensor([self.words.id(f" {word}") for word in some]) for some in (TITLES, ALIASES))
-            self.embedding.weight[there] = 0.8 * self.embedding.weight[here] + 0.6 * self.embedding.weight[there]
+        if words is None:
+            self._know_synonyms()
         # An agent cannot utter the marks of roles and pictures: it would forge the world's turns.
         marks = torch.zeros(len(self.words))
-        marks[[self.words.id(mark) for mark in (PAD, USER, AGENT, IMAGE)]] = -1e4
+        marks[[self.words.id(mark) for mark in ROLES]] = -1e4
         self.register_buffer("marks", marks, persistent=False)
         self.marks: Tensor
         self._image = self.words.id(IMAGE)
-        self._closing = frozenset(map(self.words.id, CLOSINGS))
+        self._closing = frozenset(map(self.words.id, closings))
+
+    def _know_synonyms(self) -> None:
+        """Let words for the same thing lie close together, as in any model that has read."""
+        here, there = (torch.tensor([self.words.id(f" {word}") for word in some]) for some in (TITLES, ALIASES))
+        with torch.no_grad():
+            self.embedding.weight[there] = 0.8 * self.embedding.weight[here] + 0.6 * self.embedding.weight[there]
 
     def read(self, turn: Turn, first: bool) -> Passage:
         """Return what a turn adds to a conversation: each turn of the world lies between two marks of role.

@@ -4,7 +4,8 @@ import pytest
 
 from palaestra.envs.retrieval.core import Record
 from palaestra.envs.retrieval.corpus import Question
-from palaestra.rewards.retrieval import RetrievalReward, RetrievalRewardConfig, anls, exact, in_form, ndcg, numeric
+from palaestra.rewards.answers import anls, exact, numeric
+from palaestra.rewards.retrieval import RetrievalReward, RetrievalRewardConfig, in_form, ndcg
 
 
 def record(**changes: object) -> Record:

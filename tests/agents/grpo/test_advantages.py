@@ -12,6 +12,7 @@ from palaestra.agents.grpo.advantages import (
     gdpo,
     grpo,
     lite_ppo,
+    reinforce_baseline,
     reinforce_plus_plus,
     rloo,
     step_groups,
@@ -79,6 +80,12 @@ def test_reinforce_plus_plus() -> None:
     kl[1, 2] = 1.0
     taxed = reinforce_plus_plus(torch.zeros(2), valid, mask, kl, 0.1)
     assert taxed[1, 0] == taxed[1, 1] == taxed[1, 2] < taxed[1, 3]
+
+
+def test_reinforce_baseline() -> None:
+    """Differences -2, -1, 3, 0, 0, 0 have mean 0 and variance 14/6 over the batch, not over the group."""
+    found = reinforce_baseline(SCORE, 3, ALL)
+    torch.testing.assert_close(found * math.sqrt(14 / 6), torch.tensor([-2.0, -1, 3, 0, 0, 0]), atol=1e-4, rtol=0)
 
 
 def test_gae_skips_observations() -> None:

@@ -148,7 +148,7 @@ def case() -> tuple[Tensor, Tensor, Tensor]:
     return logprob, old, torch.tensor([[1.0], [-1.0]], dtype=torch.float64).expand(2, 4)
 
 
-@pytest.mark.parametrize(
+BY_HAND = pytest.mark.parametrize(
     ("name", "value"),
     [
         # token losses -min: first (-1.2, -1), second (1, .8, 1, 1)
@@ -173,12 +173,18 @@ def case() -> tuple[Tensor, Tensor, Tensor]:
         ("sapo", (-2 * (1 / (1 + math.exp(-1)) + 0.5) + 2 / 1.05 * (0.5 * 3 + 1 / (1 + math.exp(0.525))) / 2) / 2),
     ],
 )
+
+@BY_HAND
 def test_presets_by_hand(name: str, value: float) -> None:
-    """The whole loss of named members, without their KL."""
+    """The whole loss of every named member, without its KL."""
     logprob, old, advantage = case()
     found, watched = loss(logprob, old, advantage, MASK, preset(name), reference=logprob)
     assert found.item() == pytest.approx(value, rel=1e-6)
     assert watched["ratio"].item() > 0
+
+
+def test_every_preset_is_computed_by_hand() -> None:
+    assert {case[0] for case in BY_HAND.args[1]} == set(PRESETS) - {"grpo"}  # vrag's, with more KL
 
 
 def test_first_update_is_the_policy_gradient() -> None:

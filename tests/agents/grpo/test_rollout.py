@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from palaestra.agents.grpo.batch import collate
+from palaestra.agents.grpo.critic import Critic, CriticConfig
 from palaestra.agents.grpo.imitation import ImitationConfig, demonstrate, imitate
-from palaestra.agents.grpo.learner import GRPO, GRPOConfig, Scores
+from palaestra.agents.grpo.learner import GRPO, GRPOConfig
 from palaestra.agents.grpo.presets import PRESETS, preset
 from palaestra.agents.grpo.rollout import SpeakConfig, Trajectory, converse
+from palaestra.agents.grpo.scores import Scores
 from palaestra.agents.grpo.tiny import AGENT, IMAGE, PATCHES, USER, TinyConfig, TinySpeaker
 from palaestra.envs.retrieval.core import Turn
 from palaestra.envs.retrieval.corpus import Corpus
@@ -124,14 +126,19 @@ def test_observations_are_not_learnt(talkative: TinySpeaker, corpus: Corpus) -> 
     assert words.count("</answer>") == 8
 
 
-@pytest.mark.parametrize("name", [name for name in PRESETS if name != "gae"])
+def scored(paid: torch.Tensor, valid: bool = True) -> Scores:
+    counted = torch.full_like(paid, valid, dtype=torch.bool)
+    return Scores(paid, counted, paid == 1, paid[:, None].expand(-1, 3), torch.tensor([0.2, 0.7, 0.1]))
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
 def test_every_member_learns(name: str, talkative: TinySpeaker, corpus: Corpus) -> None:
     """One batch, in which some members of each group are paid: afterwards these are likelier than the others."""
     speaker = TinySpeaker()
     speaker.load_state_dict(talkative.state_dict())
     trajectories = played(speaker, corpus, 20)
     paid = torch.tensor([1.0, 0, 0, 1, 0] * 4)
-    scores = Scores(paid, torch.ones(20, dtype=torch.bool), paid[:, None].expand(20, 3), torch.tensor([0.2, 0.7, 0.1]))
+    scores = scored(paid)
     batch = collate(trajectories)
 
     def likely() -> torch.Tensor:
@@ -152,11 +159,9 @@ def test_equal_and_void_groups_change_nothing_and_are_reported(talkative: TinySp
     speaker.load_state_dict(talkative.state_dict())
     trajectories = played(speaker, corpus, 10)
     learner = GRPO(speaker, GRPOConfig(), preset("dapo"))
-    weights = torch.tensor([0.2, 0.7, 0.1])
-    alike = Scores(torch.ones(10), torch.ones(10, dtype=torch.bool), torch.ones(10, 3), weights)
-    assert learner.learn(trajectories, alike)["train/equal_groups"] == 1
-    broken = Scores(torch.rand(10), torch.zeros(10, dtype=torch.bool), torch.rand(10, 3), weights)
-    found = learner.learn(trajectories, broken)
+    alike = learner.learn(trajectories, scored(torch.ones(10)))
+    assert alike["train/equal_groups"] == 1 and alike["train/sampler_gap"] < 1e-5
+    found = learner.learn(trajectories, scored(torch.rand(10), valid=False))
     assert found["train/void"] == 1 and found["train/equal_groups"] == 1
     assert all(torch.equal(value, talkative.state_dict()[name]) for name, value in speaker.state_dict().items())
 
@@ -177,3 +182,71 @@ def test_pictures_of_another_size_are_refused() -> None:
     assert len(speaker.read(wrong((24, 24, 1)), first=False).ids) == PATCHES + 2
     with pytest.raises(ValueError, match=r"24 x 24 x 1.*\[32, 24, 1\]"):
         speaker.read(wrong((32, 24, 1)), first=False)
+
+
+def test_a_teacher_speaks_first(talkative: TinySpeaker, corpus: Corpus) -> None:
+    """Hints are said word for word, carried out, and never learnt as the agent's own; it goes on from them."""
+    torch.manual_seed(0)
+    tasks = corpus.splits["rl"][:4]
+    hints = [["<think> need</think><search> doctor dog</search>"] * (row % 3) for row in range(4)]
+    found = converse(talkative, worlds(corpus), tasks, SpeakConfig(), hints)
+    for one, hint in zip(found, hints, strict=True):
+        assert one.record is not None and one.record.actions[: len(hint)] == hint
+        ids = [token for token, theirs in zip(one.ids, one.hinted, strict=True) if theirs]
+        assert talkative.decode(ids) == "".join(hint)
+        assert not any(mine and theirs for mine, theirs in zip(one.sampled, one.hinted, strict=True))
+        assert len(one.anchors) > len(hint) and any(one.sampled)
+    batch = collate(found)
+    with torch.no_grad():
+        logprobs, _ = talkative.score(batch.ids, batch.real, batch.images)
+    assert (logprobs - batch.logprobs)[batch.sampled].abs().max() < 1e-5
+    torch.manual_seed(3)
+    plain = converse(talkative, worlds(corpus), tasks, SpeakConfig())
+    torch.manual_seed(3)
+    assert [one.ids for one in converse(talkative, worlds(corpus), tasks, SpeakConfig(), [[]] * 4)] == [
+        one.ids for one in plain
+    ]
+    overlong = converse(talkative, worlds(corpus), tasks[:1], SpeakConfig(), [["<search> doctor dog</search>"] * 40])
+    assert overlong[0].record is not None and overlong[0].record.outcome in ("length", "turns")
+
+
+def test_hints_are_imitated_as_much_as_is_asked(talkative: TinySpeaker, corpus: Corpus) -> None:
+    """PrefixRL learns nothing from a prefix, SEELE a little: with equal scores only that is left."""
+    tasks, hint = corpus.splits["rl"][:2] * 2, ["<think> need</think><search> doctor dog</search>"]
+    torch.manual_seed(0)
+    played = converse(talkative, worlds(corpus), tasks, SpeakConfig(), [hint] * 4)
+    moved = {}
+    for weight in (0.0, 0.5):
+        speaker = TinySpeaker()
+        speaker.load_state_dict(talkative.state_dict())
+        learner = GRPO(speaker, GRPOConfig(group=4, epochs=1, hint_weight=weight), preset("dapo"))
+        metrics = learner.learn(played, scored(torch.ones(4)))
+        moved[weight] = speaker.norm.weight.sub(talkative.norm.weight).abs().max().item()
+        assert ("train/hint_loss" in metrics) == (weight > 0)
+    assert moved[0.0] == 0 < moved[0.5]
+
+
+def test_the_critic_learns_what_comes(talkative: TinySpeaker, corpus: Corpus) -> None:
+    """Values begin at 0 and come to tell conversations that are paid from others; a copy goes on exactly the same."""
+    played = played_by(talkative, corpus)
+    batch, paid = collate(played), torch.tensor([float(n % 2) for n in range(len(played))])
+    mask = batch.sampled
+    critic = Critic(talkative, CriticConfig(decay=1.0, learning_rate=5e-3, clip=10.0))
+    advantage, target, value = critic.judge(batch, paid, mask)
+    assert bool((value == 0).all())
+    assert torch.equal(advantage, torch.where(mask, paid[:, None], 0.0)) and torch.equal(target, advantage)
+    rows = torch.arange(len(played))
+    first = critic.step(batch, rows, batch.images, target, value, mask)
+    for _ in range(30):
+        last = critic.step(batch, rows, batch.images, target, value, mask)
+    assert last < 0.5 * first
+    twin = Critic(talkative, critic.config)
+    twin.load_state_dict({name: value.clone() for name, value in critic.state_dict().items()})
+    losses = [one.step(batch, rows, batch.images, target, value, mask) for one in (critic, twin)]
+    assert torch.equal(*losses)
+    assert all(torch.equal(value, twin.state_dict()[name]) for name, value in critic.state_dict().items())
+
+
+def played_by(speaker: TinySpeaker, corpus: Corpus) -> list[Trajectory]:
+    torch.manual_seed(2)
+    return converse(speaker, worlds(corpus), corpus.splits["rl"][:8], SpeakConfig())
