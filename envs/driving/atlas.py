@@ -39,7 +39,7 @@ class Atlas:
     bit: Tensor
     """[R] uint8: the route's bit there."""
     stride: Tensor
-    """[M] int32: places in a row."""
+    """[M] int32: places in a row, a power of two, so that a bit mask tells a row from its fraction."""
     origin: Tensor
     """[M, 2] float32: x and y of the south-west corner of place (0, 0)."""
     low: Tensor
@@ -72,11 +72,12 @@ def draw_atlas(arena: Arena, metres: float, reach: float) -> Atlas:
     thin = 2 if PIXELS_A_METRE * metres >= 2 else 1
     density = PIXELS_A_METRE // thin
     margin = math.ceil(reach * density) + 1
-    parts, first, bits = [], [], []
+    parts, first, bits, stride = [], [], [], []
     begin = 0
     for number in range(arena.maps):
         ground = _ground(arena, number, thin, margin)
         low, high = arena.route_range[number].tolist()
+        stride.append(ground.shape[1])
         origin = arena.texture_origin[number] - margin / density
         for lead in range(low, high, ROUTES):
             copy = ground.clone()
@@ -96,7 +97,7 @@ def draw_atlas(arena: Arena, metres: float, reach: float) -> Atlas:
         places=torch.cat(parts),
         first=torch.tensor(first, dtype=torch.int32),
         bit=torch.tensor(bits, dtype=torch.uint8),
-        stride=(-(-arena.texture_shape[:, 1] // thin) + 2 * margin).int(),
+        stride=torch.tensor(stride, dtype=torch.int32),
         origin=arena.texture_origin - margin / density,
         low=arena.texture_origin,
         high=arena.texture_origin + arena.texture_shape.flip(1) / PIXELS_A_METRE,
@@ -106,7 +107,10 @@ def draw_atlas(arena: Arena, metres: float, reach: float) -> Atlas:
 
 
 def _ground(arena: Arena, number: int, thin: int, margin: int) -> Tensor:
-    """Return a map's ground [rows, columns] uint8, every `thin`-th place with all marks round it, and a margin."""
+    """Return a map's ground, every `thin`-th place with all marks round it, and a margin.
+
+    It is [rows, columns] uint8; the margin on the right is as wide as makes the columns a power of two.
+    """
     rows, columns = arena.texture_shape[number].tolist()
     begin = int(arena.texture_first[number])
     full = arena.texture[begin : begin + rows * columns].view(rows, columns)
@@ -116,7 +120,8 @@ def _ground(arena: Arena, number: int, thin: int, margin: int) -> Tensor:
     solid = ((blocks & Ground.SOLID) > 0).amax((1, 3)) & road
     broken = ((blocks & Ground.BROKEN) > 0).amax((1, 3)) & road & ~solid
     ground = road.byte() * Place.ROAD + solid.byte() * Place.SOLID + broken.byte() * Place.BROKEN
-    return torch.nn.functional.pad(ground, (margin,) * 4)
+    wide = 1 << (ground.shape[1] + 2 * margin - 1).bit_length()
+    return torch.nn.functional.pad(ground, (margin, wide - ground.shape[1] - margin, margin, margin))
 
 
 def paint_route(ground: Tensor, points: Tensor, half: float, bit: int) -> None:

@@ -2,8 +2,9 @@
 
 The ground costs one look-up a pixel, at fixed-point places that are sums of a row's and a column's share. Boxes are
 stamped where they are: each row of a box is a run of pixels, written as words of eight bytes of ones that are added
-up, so that the order in which they come does not matter and boxes may overlap. Nothing depends on how many worlds
-there are, so that a world looks the same alone and among others.
+up, so that the order in which they come does not matter and boxes may overlap; then the words that were written to,
+and no others, are turned into colours. Nothing depends on how many worlds there are, so that a world looks the same
+alone and among others.
 """
 
 from __future__ import annotations
@@ -35,10 +36,12 @@ from palaestra.envs.driving.bev import (
 )
 from palaestra.envs.driving.state import Light, lights
 
-GRAIN = 4096
-"""Fixed-point units a place of the atlas."""
+GRAIN = 12
+"""Bits of a column's fraction, in fixed-point places of the atlas; a row has those of the columns' number."""
 BLOCKS = 1 << 26, 1 << 20
-"""Pixels that are painted at a time, and on a CPU, whose cache they should stay in."""
+"""Pixels that are painted at a time, and on a CPU, whose cache what is between should stay in."""
+LOOKUPS = 1 << 26, 1 << 17
+"""Pixels that are looked up at a time, likewise."""
 WALKER = 0.8
 """Metres: half the side of a walker's square."""
 BROADEST = 5.5
@@ -63,29 +66,20 @@ class Boxes:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """Memory that is written over and over."""
+    """Memory that is written over and over; fresh memory would cost more than all that is written there."""
 
-    places: tuple[Tensor, Tensor]
-    """[W, N, N] int32 each."""
+    index: Tensor
+    """[L, N, N] int32: as many as are looked up at a time."""
+    column: Tensor
+    """[L, N, N] int32."""
     ground: Tensor
     """[W, N, N] uint8."""
-    yellow: Tensor
-    """[W, T, N, N] uint8."""
-    red: Tensor
-    """[W, T, N, N] uint8."""
 
     @staticmethod
-    def make(worlds: int, pixels: int, device: torch.device) -> Room:
+    def make(worlds: int, lookups: int, pixels: int, device: torch.device) -> Room:
         """Return room for so many worlds."""
-        side, moments = (worlds, pixels, pixels), (worlds, len(AGO), pixels, pixels)
-        column, row = (torch.empty(side, dtype=torch.int32, device=device) for _ in range(2))
-        yellow, red = (torch.empty(moments, dtype=torch.uint8, device=device) for _ in range(2))
-        return Room((column, row), torch.empty(side, dtype=torch.uint8, device=device), yellow, red)
-
-    def __getitem__(self, rows: slice) -> Room:
-        """Return the room of some worlds."""
-        column, row = self.places
-        return Room((column[rows], row[rows]), self.ground[rows], self.yellow[rows], self.red[rows])
+        index, column = (torch.empty(lookups, pixels, pixels, dtype=torch.int32, device=device) for _ in range(2))
+        return Room(index, column, torch.empty(worlds, pixels, pixels, dtype=torch.uint8, device=device))
 
 
 class Painter:
@@ -115,6 +109,7 @@ class Painter:
         self._whole = torch.arange(pixels, device=self.device, dtype=torch.float32)
         self._ones = torch.tensor(_ones(), device=self.device)
         self._codes = torch.tensor(STAMPS, device=self.device)
+        self._block, self._lookups = (max(1, most[self.device.type == "cpu"] // pixels**2) for most in (BLOCKS, LOOKUPS))
         self._room: Room | None = None
 
     def paint(self, scene: Scene, views: Tensor | None = None) -> Tensor:
@@ -126,9 +121,8 @@ class Painter:
         """
         views = self.blank(len(scene.map)) if views is None else views
         planes = views.permute(0, 3, 1, 2)
-        block = max(1, BLOCKS[self.device.type == "cpu"] // self.pixels**2)
-        for begin in range(0, len(planes), block):
-            rows = slice(begin, begin + block)
+        for begin in range(0, len(planes), self._block):
+            rows = slice(begin, begin + self._block)
             self._paint(scene[rows], planes[rows])
         return views
 
@@ -142,27 +136,34 @@ class Painter:
         ego = scene.vehicles[:, -1, 0]
         self._ground(scene, ego, planes)
         planes[:, VEHICLES:].zero_()
-        self._stamp(planes, ego, self._boxes(scene, ego))
-        planes[:, VEHICLES:LIGHTS].clamp_(max=1).neg_()  # 255
-        self._colour(planes[:, LIGHTS:])
+        words = planes.view(torch.int64).view(-1)
+        for boxes, colour in ((self._bodies(scene, ego), _solid), (self._lines(scene), _light)):
+            index, ones = self._stamps(ego, boxes)
+            words.scatter_add_(0, index, ones)
+            sums = words.index_select(0, index).view(torch.uint8)
+            words.scatter_(0, index, colour(sums).view(torch.int64))  # of words that were hit twice, twice the same
 
     def _ground(self, scene: Scene, ego: Tensor, planes: Tensor) -> None:
         """Look the ground up in planes 0 to 2."""
-        atlas, grain = self.atlas, GRAIN * self.atlas.density
+        atlas, stride = self.atlas, self.atlas.stride[scene.map][:, None]
         at = torch.minimum(torch.maximum(ego[:, :2], atlas.low[scene.map]), atlas.high[scene.map])
-        at = (at - atlas.origin[scene.map]) * grain
-        cos, sin = ego[:, 2:3] * grain, ego[:, 3:4] * grain
+        x, y = ((at - atlas.origin[scene.map]) * atlas.density).split(1, 1)
+        cos, sin = (ego[:, 2:] * atlas.density).split(1, 1)
         ahead, left = self._steps + self._ahead, self._steps + self._left
+        first = atlas.first[scene.route][:, None]
+        index = (first + _fixed(y + sin * ahead, stride))[:, :, None], _fixed(cos * left, stride)[:, None]
+        column = _fixed(x + cos * ahead, 1 << GRAIN)[:, :, None], _fixed(-sin * left, 1 << GRAIN)[:, None]
 
         room = self._rooms(len(ego))
-        column, row = room.places
-        torch.sub((at[:, :1] + cos * ahead).round().int()[:, :, None], (sin * left).round().int()[:, None], out=column)
-        torch.add((at[:, 1:] + sin * ahead).round().int()[:, :, None], (cos * left).round().int()[:, None], out=row)
-        shift = GRAIN.bit_length() - 1
-        index = row.bitwise_right_shift_(shift).mul_(atlas.stride[scene.map][:, None, None])
-        index.add_(column.bitwise_right_shift_(shift)).add_(atlas.first[scene.route][:, None, None])
-        place = room.ground
-        torch.index_select(atlas.places, 0, index.view(-1), out=place.view(-1))
+        place, size = room.ground[: len(ego)], len(room.index)
+        for begin in range(0, len(ego), size):
+            some = slice(begin, begin + size)
+            here = place[some]
+            torch.add(index[0][some], index[1][some], out=room.index[: len(here)])
+            torch.add(column[0][some], column[1][some], out=room.column[: len(here)])
+            found = room.index[: len(here)].bitwise_and_(-stride[some, None])  # the row alone, times the stride
+            found.bitwise_or_(room.column[: len(here)].bitwise_right_shift_(GRAIN))
+            torch.index_select(atlas.places, 0, found.view(-1), out=here.view(-1))
         road, route, marks = planes[:, 0], planes[:, 1], planes[:, 2]
         torch.bitwise_and(place, Place.ROAD, out=road).neg_()  # 255
         torch.bitwise_and(place, atlas.bit[scene.route][:, None, None], out=route).clamp_(max=1).neg_()
@@ -170,46 +171,47 @@ class Painter:
         marks.add_(place.bitwise_and_(Place.BROKEN), alpha=BROKEN // Place.BROKEN)
         planes[:, :2, self._box[0], self._box[1]] = EGO
 
-    def _colour(self, planes: Tensor) -> None:
-        """Turn the sums of stamps on the planes of lights [W, T, N, N] into colours."""
-        room = self._rooms(len(planes))
-        for light, other in ((Light.YELLOW, room.yellow), (Light.RED, room.red)):
-            torch.clamp(planes, STAMPS[light] - 1, STAMPS[light], out=other).sub_(STAMPS[light] - 1)
-        planes.clamp_(max=1).mul_(GREEN).add_(room.yellow, alpha=YELLOW - GREEN).add_(room.red, alpha=RED - YELLOW)
-
     def _rooms(self, worlds: int) -> Room:
-        """Return room for the steps between; fresh memory would cost more than all that is written there."""
+        """Return room for the steps between."""
         if self._room is None or len(self._room.ground) < worlds:
-            self._room = Room.make(worlds, self.pixels, self.device)
-        return self._room[slice(worlds)]
+            self._room = Room.make(worlds, min(worlds, self._lookups), self.pixels, self.device)
+        return self._room
 
-    def _boxes(self, scene: Scene, ego: Tensor) -> Boxes:
-        """Return all that is stamped."""
-        times = len(AGO)
-        lines = self.atlas.lines[scene.map]
-        group = lines[..., 5].long()
-        shown, _ = lights(self._signals, group[:, None].expand(-1, times, -1), scene.seconds[:, :, None])
-        shown = shown.masked_fill((group < 0)[:, None], Light.RED)
+    def _bodies(self, scene: Scene, ego: Tensor) -> Boxes:
+        """Return the vehicles and walkers; the sum of any number of them is not 0."""
         others, walkers = scene.vehicles[:, :, 1:], scene.walkers
         upright = ego[:, None, None, 2:].expand(*walkers.shape)
-        lines = lines[:, None].expand(-1, times, -1, -1)
-        halves = (
-            0.5 * scene.sizes[:, None, 1:].expand(-1, times, -1, -1),
-            torch.full_like(walkers, WALKER),
-            torch.stack((torch.full_like(lines[..., 4], 0.5 * STOP_DEPTH), lines[..., 4]), 3),
-        )
-        counts = others.shape[2] + walkers.shape[2], lines.shape[2]
-        ones = self._codes[Light.GREEN].expand(len(ego), times, counts[0])
-        first = (VEHICLES,) * others.shape[2] + (WALKERS,) * walkers.shape[2] + (LIGHTS,) * counts[1]
+        sizes = 0.5 * scene.sizes[:, None, 1:].expand(-1, len(AGO), -1, -1)
+        channels = (VEHICLES,) * others.shape[2] + (WALKERS,) * walkers.shape[2]
         return Boxes(
-            torch.cat((others, torch.cat((walkers, upright), 3), lines[..., :4]), 2),
-            torch.cat(halves, 2),
-            torch.cat((ones, self._codes[shown]), 2),
-            torch.tensor(first, device=self.device),
+            torch.cat((others, torch.cat((walkers, upright), 3)), 2),
+            torch.cat((sizes, torch.full_like(walkers, WALKER)), 2),
+            self._codes[Light.GREEN].expand(len(ego), len(AGO), len(channels)),
+            torch.tensor(channels, dtype=torch.int64, device=self.device),
         )
 
-    def _stamp(self, planes: Tensor, ego: Tensor, boxes: Boxes) -> None:
-        """Add boxes' codes to all pixels of planes [W, 15, N, N] whose middles lie in them; ego [W, 4] is a pose."""
+    def _lines(self, scene: Scene) -> Boxes:
+        """Return the stop lines, as their signals were."""
+        lines = self.atlas.lines[scene.map][:, None].expand(-1, len(AGO), -1, -1)
+        group = lines[..., 5].long()
+        shown, _ = lights(self._signals, group, scene.seconds[:, :, None])
+        return Boxes(
+            lines[..., :4],
+            torch.stack((torch.full_like(lines[..., 4], 0.5 * STOP_DEPTH), lines[..., 4]), 3),
+            self._codes[shown.masked_fill(group < 0, Light.RED)],
+            torch.full((group.shape[2],), LIGHTS, device=self.device),
+        )
+
+    def _stamps(self, ego: Tensor, boxes: Boxes) -> tuple[Tensor, Tensor]:
+        """Return what adds boxes' codes to all pixels of planes [W, 15, N, N] whose middles lie in them.
+
+        Args:
+            ego: [W, 4]: a pose each.
+            boxes: Of the same worlds.
+
+        Returns:
+            The indices of words of eight pixels, [n] int64, some of them several times, and what to add to each.
+        """
         side, reach = self.pixels, 0.5 * BROADEST / self.metres
         place, cos, sin = boxes.places, ego[:, None, None, 2], ego[:, None, None, 3]
         away = place[..., :2] - ego[:, None, None, :2]
@@ -240,7 +242,7 @@ class Painter:
         ones = self._ones.index_select(0, low.mul_(9).add_(high).flatten()).view(word.shape)
         ones.mul_(picked(boxes.codes)[..., None])
         index = line[..., None] * words + word.clamp_(max=words - 1)
-        planes.view(torch.int64).view(-1).scatter_add_(0, index.flatten(), ones.flatten())
+        return index.flatten(), ones.flatten()
 
     def _near(self, row: Tensor, column: Tensor, reach: float) -> Tensor:
         """Return the indices of boxes that may be seen; on a GPU, which would have to wait for that, all."""
@@ -263,6 +265,22 @@ def run(rows: Tensor, turn: tuple[Tensor, Tensor], half: tuple[Tensor, Tensor]) 
     long, wide = half[0] / sin.abs(), half[1] / cos.abs()
     one, other = rows * (-cos / sin), rows * (sin / cos)
     return torch.maximum(one - long, other - wide), torch.minimum(one + long, other + wide)
+
+
+def _fixed(places: Tensor, grain: Tensor | int) -> Tensor:
+    """Return places in fixed point, int32: whole multiples of 1 / grain."""
+    return (places * grain).round().int()
+
+
+def _solid(sums: Tensor) -> Tensor:
+    """Turn sums of vehicles' and walkers' stamps into 255; the tensor is overwritten and returned."""
+    return sums.clamp_(max=1).neg_()
+
+
+def _light(sums: Tensor) -> Tensor:
+    """Turn sums of stop lines' stamps into colours; the tensor is overwritten and returned."""
+    yellow, red = ((sums.clamp(code - 1, code) - (code - 1)) for code in (STAMPS[Light.YELLOW], STAMPS[Light.RED]))
+    return sums.clamp_(max=1).mul_(GREEN).add_(yellow, alpha=YELLOW - GREEN).add_(red, alpha=RED - YELLOW)
 
 
 def _ones() -> list[int]:

@@ -22,7 +22,11 @@ View = Literal["state", "bev", "scene"]
 
 
 class Views:
-    """What all worlds showed last. Two tensors of bird's-eye views take turns: each stays while the next is painted."""
+    """What all worlds showed last.
+
+    Two tensors of bird's-eye views take turns: each stays while the next is painted. A start is painted over its
+    world's last view, since a copy of all the others' would cost as much as painting them.
+    """
 
     def __init__(self, arena: Arena, signals: Tensor, view: View, pixels: int) -> None:
         """Draw the atlas where views are painted; see `painter.Painter`."""
@@ -49,8 +53,10 @@ class Views:
         if self.view == "scene":
             shown["scene"] = Scene.of(state).flat()
         elif self.painter is not None:
-            shown["bev"] = self.painter.paint(Scene.of(state), self._canvas(state.worlds))
-        return self._kept(shown)
+            canvas = self.painter.blank(state.worlds) if self._spare is None else self._spare
+            shown["bev"] = self.painter.paint(Scene.of(state), canvas)
+        self._spare, self._last = self._last.get("bev"), shown
+        return self._shown()
 
     @property
     def known(self) -> bool:
@@ -65,17 +71,8 @@ class Views:
         if self.view == "scene":
             shown["scene"] = self._last["scene"].index_copy(0, rows, Scene.of(state)[rows].flat())
         elif self.painter is not None:
-            canvas = self._canvas(state.worlds).copy_(self._last["bev"])
-            shown["bev"] = canvas.index_copy_(0, rows, self.painter.paint(Scene.of(state)[rows]))
-        return self._kept(shown)
-
-    def _canvas(self, worlds: int) -> Tensor:
-        """Return the tensor that was shown before the last one."""
-        assert self.painter is not None
-        return self.painter.blank(worlds) if self._spare is None else self._spare
-
-    def _kept(self, shown: dict[str, Tensor]) -> Observed:
-        self._spare, self._last = self._last.get("bev"), shown
+            shown["bev"] = self._last["bev"].index_copy_(0, rows, self.painter.paint(Scene.of(state)[rows]))
+        self._last = shown
         return self._shown()
 
     def _shown(self) -> Observed:

@@ -45,9 +45,10 @@ class DrivingEnv(VectorEnv[Observed, Tensor, Tensor]):
     """`driving/*-v0`: W worlds with roads, traffic, signals and walkers; the ego follows a route by the rules.
 
     Observation: float32 [W, 88], see `observe.observe`; with `view="bev"` a dictionary of that, "state", and of "bev",
-        uint8 [W, N, N, 15], see `bev`: overwritten by the second next step, so keep a copy. With `view="scene"`
-        beside it "scene", float32 [W, `bev.Scene.width`]: what views are drawn from, exactly, by
-        `painter.Painter.paint(Scene.parse(...))`; so that who learns may keep scenes, and paint what it samples.
+        uint8 [W, N, N, 15], see `bev`: overwritten by the second next step, and a world's by its reset, so keep a
+        copy. With `view="scene"` beside it "scene", float32 [W, `bev.Scene.width`]: what views are drawn from,
+        exactly, by `painter.Painter.paint(Scene.parse(...))`; so that who learns may keep scenes, and paint what it
+        samples.
     Action: float32 [W, 2] in [-1, 1]: acceleration (throttle, or below 0 brake) and steer, positive to the right.
         10 Hz. Values beyond the box are clipped.
     Reward: "found-rl" (Roach's, at most 1 a step) or "completion" (percent of the route made), see `rewards`.

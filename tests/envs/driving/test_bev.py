@@ -259,6 +259,14 @@ def test_a_world_looks_the_same_alone_and_among_others() -> None:
         mine, *_ = alone.step(action[41:42])
 
 
+def test_views_are_the_same_in_every_block() -> None:
+    world, shown = driven(maps="town", count=7)
+    assert world.painter is not None
+    rows = torch.arange(600) % 7  # more than are painted, and far more than are looked up, at a time
+    views = world.painter.paint(Scene.of(world.state)[rows])
+    assert torch.equal(views, shown["bev"][rows])
+
+
 def test_the_last_view_stays_while_the_next_one_is_painted() -> None:
     world, shown = driven()
     kept = shown["bev"].clone()
@@ -266,6 +274,8 @@ def test_the_last_view_stays_while_the_next_one_is_painted() -> None:
     assert isinstance(following, dict)
     assert torch.equal(shown["bev"], kept)
     assert not torch.equal(following["bev"], kept)
+    world.reset(options={"reset_mask": torch.tensor([False, True, False])})
+    assert torch.equal(shown["bev"], kept)
 
 
 @pytest.mark.parametrize("view", ["state", "bev", "scene"])
