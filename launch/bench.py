@@ -7,6 +7,7 @@ from typing import Any
 
 from palaestra.launch.benches.driving import driving
 from palaestra.launch.benches.exploration import exploration
+from palaestra.launch.benches.guidance import guidance
 from palaestra.launch.benches.phone import phone
 from palaestra.launch.benches.retrieval import retrieval
 from palaestra.launch.benches.server import server
@@ -18,6 +19,7 @@ BENCHES: dict[str, Callable[..., dict[str, Any]]] = {
     "exploration": exploration,
     "server": server,
     "driving": driving,
+    "guidance": guidance,
     "phone": phone,
     "retrieval": retrieval,
     "vla": vla,

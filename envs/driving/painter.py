@@ -109,7 +109,8 @@ class Painter:
         self._whole = torch.arange(pixels, device=self.device, dtype=torch.float32)
         self._ones = torch.tensor(_ones(), device=self.device)
         self._codes = torch.tensor(STAMPS, device=self.device)
-        self._block, self._lookups = (max(1, most[self.device.type == "cpu"] // pixels**2) for most in (BLOCKS, LOOKUPS))
+        near = self.device.type == "cpu"
+        self._block, self._lookups = (max(1, most[near] // pixels**2) for most in (BLOCKS, LOOKUPS))
         self._room: Room | None = None
 
     def paint(self, scene: Scene, views: Tensor | None = None) -> Tensor:

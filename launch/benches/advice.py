@@ -65,13 +65,13 @@ def advice_part(worlds: int = 1024, rounds: int = 5, seconds: float = 2.0) -> di
         what is kept of the step rate, by the wall clock and by the processor's, of the other two; and the processor
         milliseconds that an answer takes away from the worlds.
     """
-    here, there = _two_cores()
+    here, there = two_cores()
     ways: dict[str, list[Turn]] = {name: [] for name in ("alone", "beside", *LOADS)}
-    with _advisor(there) as url, _on_core(here), _connected(url) as client:
+    with served_advisor(there) as (url, _), on_core(here), _connected(url) as client:
         _step(client, worlds, 0.5, Load(100, 8))
         for _ in range(rounds):
             ways["alone"].append(_step(None, worlds, seconds))
-            with _neighbour(there):
+            with neighbour(there):
                 ways["beside"].append(_step(None, worlds, seconds))
             for name, load in LOADS.items():
                 ways[name].append(_step(client, worlds, seconds, load))
@@ -87,7 +87,7 @@ def _compared(turns: Sequence[Turn], alone: Sequence[Turn], beside: Sequence[Tur
 
     def kept(others: Sequence[Turn], clock: str) -> float:
         pairs = zip(turns, others, strict=True)
-        return round(median(getattr(turn, clock) / getattr(other, clock) for turn, other in pairs), 3)
+        return float(round(median(getattr(turn, clock) / getattr(other, clock) for turn, other in pairs), 3))
 
     lost = (1 - turn.processor / other.processor for turn, other in zip(turns, beside, strict=True))
     costs = [1e3 * share / turn.answers for share, turn in zip(lost, turns, strict=True)]
@@ -131,21 +131,21 @@ def _step(client: Client | None, count: int, seconds: float, load: Load | None =
 
 
 @contextmanager
-def _advisor(core: int) -> Iterator[str]:
-    """Serve the tiny model in another process on its own core, and give its address."""
+def served_advisor(core: int) -> Iterator[tuple[str, int]]:
+    """Serve the tiny model as "advisor" in another process on its own core; give its address and the process's id."""
     from palaestra.agents.vlm.tiny import build_tiny_vlm
 
     with tempfile.TemporaryDirectory() as folder:
         model = f"advisor=transformers:{build_tiny_vlm(Path(folder) / 'tiny')}"
         words = [sys.executable, "-m", "palaestra.launch.cli", "serve", "--port", "0", "--model", model]
-        with _on_core(core):
+        with on_core(core):
             process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
         try:
             assert process.stdout is not None
             url = process.stdout.readline().split(" at ")[-1].strip()
             if not url:
                 raise RuntimeError(f"the server did not start: exit code {process.wait()}.")
-            yield url
+            yield url, process.pid
         finally:
             process.terminate()
             process.wait(60)
@@ -160,9 +160,9 @@ def _connected(url: str) -> Iterator[Client]:
 
 
 @contextmanager
-def _neighbour(core: int) -> Iterator[None]:
+def neighbour(core: int) -> Iterator[None]:
     """Let the tiny model work in another process, on asks of its own."""
-    with _on_core(core):
+    with on_core(core):
         process = subprocess.Popen([sys.executable, "-m", __name__], stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None
@@ -189,14 +189,14 @@ def _work() -> None:
         engine.answer(asks)
 
 
-def _two_cores() -> tuple[int, int]:
+def two_cores() -> tuple[int, int]:
     """Return two of the cores that this process may use, the same one twice where there is no other."""
     cores = sorted(os.sched_getaffinity(0))
     return cores[0], cores[-1]
 
 
 @contextmanager
-def _on_core(core: int) -> Iterator[None]:
+def on_core(core: int) -> Iterator[None]:
     """Keep this thread, and the threads and processes that it starts, on one core."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core})

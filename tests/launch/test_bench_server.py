@@ -62,8 +62,8 @@ def test_worlds_are_advised_from_another_core_at_the_rate_that_was_asked_for(mon
 
 def test_a_process_keeps_to_the_core_that_it_is_given() -> None:
     """Also from a process that has a core of its own: the model once shared the worlds'."""
-    here, there = advice._two_cores()
+    here, there = advice.two_cores()
     show = [sys.executable, "-c", "import os; print(*os.sched_getaffinity(0))"]
-    with advice._on_core(here), advice._on_core(there):
+    with advice.on_core(here), advice.on_core(there):
         assert subprocess.check_output(show, text=True).split() == [str(there)]
     assert len(os.sched_getaffinity(0)) >= min(2, os.cpu_count() or 1)
