@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from palaestra.envs.android import keyboard, system
+from palaestra.envs.android import fine, keyboard, system
 from palaestra.envs.android.app import App, Page
 from palaestra.envs.android.apps import APPS, LAUNCHER
 from palaestra.envs.android.draw import Placed, arrange, colored, paint
@@ -95,6 +95,9 @@ class Device:
         self.apps: dict[str, App] = APPS
         self.noise = noise
         self.canvas = np.zeros((TALL, WIDTH), np.uint8)
+        self.version = 0
+        """One more with each change of what is shown."""
+        self._painted = -1
         self.reset(seed)
 
     def reset(self, seed: int) -> None:
@@ -118,7 +121,7 @@ class Device:
     def changed(self) -> None:
         """Forget what was shown: the state changed."""
         self._placed: list[Placed] | None = None
-        self.dirty = True
+        self.version += 1
 
     def settle(self) -> None:
         """Take what the phone holds now for what `changes` compares with."""
@@ -358,15 +361,21 @@ class Device:
         return bool(state.focus) and state.popup is None and not state.shade and state.loading_until <= state.clock
 
     def render(self, out: np.ndarray) -> None:
-        """Draw the screen in colour into `out`, [H, W, 3] uint8 of any size."""
-        if self.dirty:
+        """Draw the screen in colour into `out`, [H, W, 3] uint8 of any size; from `fine.LEAST` pixels on smoothly."""
+        palette = DARK if self.setting("secure", "ui_night_mode") == "2" else LIGHT
+        if out.shape[1] >= fine.LEAST:
+            placed = self.look()
+            keys = keyboard.keys(self.state.digits) if self.typing else ()
+            fine.paint(out, self.shown.fill, [*placed, *keys], palette)
+            return
+        if self._painted != self.version:
             placed = self.look()
             self.canvas.fill(self.shown.fill)
             paint(self.canvas, placed)
             if self.typing:
                 self.canvas[keyboard.TOP :] = keyboard.picture(self.state.digits)
-            self.dirty = False
-        colored(self.canvas, DARK if self.setting("secure", "ui_night_mode") == "2" else LIGHT, out)
+            self._painted = self.version
+        colored(self.canvas, palette, out)
 
     def screen(self, height: int = TALL, width: int = WIDTH) -> np.ndarray:
         """Return a picture of the screen, [height, width, 3] uint8."""

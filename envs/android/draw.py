@@ -92,8 +92,8 @@ def arrange_dialog(blocks: list[View], bottom: int = TALL, y: int | None = None)
     placed: list[Placed] = []
     height = sum(block.height for block in blocks)
     y = max(STATUS + 2, (STATUS + bottom - height) // 2) if y is None else y
-    frame = View(0, y - 2, WIDTH, height + 4, fill=1, kind="View")
-    inside = View(0, y - 1, WIDTH, height + 2, fill=PAPER, kind="FrameLayout", name="dialog")
+    frame = View(0, y - 2, WIDTH, height + 4, fill=1, kind="Scrim")
+    inside = View(0, y - 1, WIDTH, height + 2, fill=PAPER, round=4, kind="FrameLayout", name="dialog")
     for view in (frame, inside):
         place(view, 0, 0, 0, TALL, PAPER, placed, False)
     for block in blocks:

@@ -41,9 +41,9 @@ def _key(name: str, x: int, y: int, width: int) -> View:
     picture = name if name in ("erase", "enter") else ""
     shown = "" if picture else _SYMBOLS.get(name, name)
     inside = View((width - 4 + 1) // 2 if shown else (width - 8) // 2, 2 if shown else 1, width, 8, text=shown,
-                  icon=picture, ink=INK, fill=KEY)
+                  icon=picture, ink=INK)
     inside.width = 4 if shown else 8
-    face = View(0, 1, width - (width > 5), 8, fill=KEY, children=[inside])
+    face = View(0, 1, width - (width > 5), 8, fill=KEY, round=1, children=[inside])
     return View(x, y, width, 10, name=name, kind="Key", tap=lambda: None, children=[face])
 
 

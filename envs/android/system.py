@@ -111,7 +111,7 @@ def heads_up(device: Device, out: list[Placed]) -> None:
         View(13, 2, WIDTH, text=note.title, name="heads_up"),
         View(13, 9, WIDTH, text=note.text, ink=FAINT),
     ]
-    view = View(1, STATUS, WIDTH - 2, 17, fill=CARD, tap=lambda: device.open_notification(note), children=children)
+    view = View(1, STATUS, WIDTH - 2, 17, fill=CARD, round=3, tap=device.opener(note), children=children)
     place(view, 0, 0, 0, TALL, PAPER, out, False)
 
 
@@ -121,7 +121,8 @@ def toast(device: Device, out: list[Placed]) -> None:
     if text:
         width = min(WIDTH, PITCH * len(text) + 3)
         inside = View(2, 2, width - 2, 5, text=text, ink=WHITE, name="toast")
-        view = View((WIDTH - width) // 2, 76, width, 9, fill=BAR, children=[inside], kind="Toast")
+        x = (WIDTH - width) // 2
+        view = View(x, 76, width, 9, fill=BAR, round=4, children=[inside], kind="Toast")
         place(view, 0, 0, 0, TALL, PAPER, out, False)
 
 

@@ -37,12 +37,16 @@ class View:
     """dp."""
     text: str = ""
     """One line, cut where it does not fit."""
+    full: str = ""
+    """The whole text, where large screens have room for more."""
     icon: str = ""
     """Of `icons.ICONS`."""
     ink: int = INK
     """Of text and icon, a palette index."""
     fill: int = NONE
     """Behind it, a palette index or `NONE`."""
+    round: int = 0
+    """dp of the radius of its corners, which only large screens show."""
     tap: Tap | None = None
     """What a tap does."""
     hold: Tap | None = None
@@ -135,8 +139,8 @@ def switch(text: str, on: bool, tap: Tap, picture: str = "", below: str = "", in
 
 def toggle(on: bool, tap: Tap | None, name: str = "") -> View:
     """Return a switch: a track that is green and whose thumb is at the right where it is on."""
-    thumb = View(5 if on else 0, 0, 5, 6, fill=WHITE if on else FAINT, kind="View")
-    track = View(0, 0, 10, 6, fill=GREEN if on else LINE, kind="View")
+    thumb = View(5 if on else 0, 0, 5, 6, fill=WHITE if on else FAINT, round=3, kind="Thumb")
+    track = View(0, 0, 10, 6, fill=GREEN if on else LINE, round=3, kind="View")
     return View(53, 2, 11, 8, tap=tap, checked=on, name=name, kind="Switch", children=[track, thumb])
 
 
@@ -178,7 +182,7 @@ def buttons(*choices: tuple[str, Tap, int]) -> View:
 def _button(x: int, y: int, width: int, height: int, text: str, tap: Tap, fill: int, ink: int, name: str) -> View:
     indent = max(0, (width - PITCH * len(text) + 1) // 2)
     inside = View(indent, (height - HEIGHT) // 2, width - indent, text=text, ink=ink)
-    return View(x, y, width, height, fill=fill, tap=tap, name=name or text, kind="Button", children=[inside])
+    return View(x, y, width, height, fill=fill, round=3, tap=tap, name=name or text, kind="Button", children=[inside])
 
 
 def edit(key: str, value: str, hint: str, focused: bool, clear: Tap, width: int = WIDTH) -> View:
@@ -196,8 +200,8 @@ def edit(key: str, value: str, hint: str, focused: bool, clear: Tap, width: int 
 
 def slider(share: float, slide: Callable[[float], object], name: str) -> View:
     """Return a bar that is blue up to a share; a tap sets it."""
-    filled = View(0, 3, max(1, round(share * (WIDTH - 8))), 4, fill=BLUE, kind="View")
-    track = View(0, 3, WIDTH - 8, 4, fill=LINE, kind="View")
+    filled = View(0, 3, max(1, round(share * (WIDTH - 8))), 4, fill=BLUE, round=2, kind="View")
+    track = View(0, 3, WIDTH - 8, 4, fill=LINE, round=2, kind="View")
     bar = View(4, 1, WIDTH - 8, 10, slide=slide, name=name, kind="SeekBar", children=[track, filled])
     return View(height=12, children=[bar], kind="FrameLayout")
 
@@ -236,7 +240,7 @@ def tabs(names: Sequence[str], chosen: str, choose: Callable[[str], object], fil
 def floating(picture: str, tap: Tap, fill: int = BLUE) -> View:
     """Return the round button of a screen's main action."""
     inside = View(2, 2, 8, 8, icon=picture, ink=WHITE, kind="ImageView")
-    return View(WIDTH - 15, 0, 12, 12, fill=fill, tap=tap, name=picture, kind="ImageButton", children=[inside])
+    return View(WIDTH - 15, 0, 12, 12, fill=fill, round=4, tap=tap, name=picture, kind="ImageButton", children=[inside])
 
 
 def headline(text: str, ink: int = WHITE, fill: int = BLUE, name: str = "") -> View:

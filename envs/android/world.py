@@ -122,6 +122,7 @@ class PhoneEnv(VectorEnv[Observation, Any, np.ndarray]):
         self._words: list[list[str]] = [[] for _ in range(count)]
         self._screen = np.zeros((count, height, width, 3), np.uint8)
         self._previous = np.zeros_like(self._screen)
+        self._shown = [-1] * count
         picture = spaces.Box(0, 255, (height, width, 3), np.uint8)
         self.single_observation_space = spaces.Dict(
             {"screen": picture, "previous": picture, "text": spaces.Text(WORDS + LONGEST)}
@@ -149,6 +150,7 @@ class PhoneEnv(VectorEnv[Observation, Any, np.ndarray]):
             self._words[row] = quoted(self._instructions[row])
             self._last[row] = ""
             self.devices[row].render(self._screen[row])
+            self._shown[row] = self.devices[row].version
             self._previous[row] = self._screen[row]
         self._elapsed[mask] = 0
         return self._observe(), {"success": np.zeros(self.num_envs, bool), "template": self._names()}
@@ -171,8 +173,9 @@ class PhoneEnv(VectorEnv[Observation, Any, np.ndarray]):
                 self._last[row] = str(error)[:LONGEST] if self._numbers else str(said)[:LONGEST]
             device.tick(SECONDS)
             success[row] = self.tasks[row].success(device)
-            if device.dirty:
+            if device.version != self._shown[row]:
                 device.render(self._screen[row])
+                self._shown[row] = device.version
         self._elapsed += 1
         terminated = success | given_up
         truncated = (self._elapsed >= self.max_episode_steps) & ~terminated

@@ -70,7 +70,7 @@ def _bar(device: Device, page: Page, host: str) -> View:
     if focused and text:
         inside.append(View(54, 0, 8, 8, icon="close", ink=FAINT, tap=partial(page.texts.update, url=""),
                            name="clear url"))  # fmt: skip
-    field = View(1, 1, 62, 9, fill=LINE, field="url", name="url", kind="EditText", children=inside)
+    field = View(1, 1, 62, 9, fill=LINE, round=4, field="url", name="url", kind="EditText", children=inside)
     return View(height=11, fill=BAR, children=[field], kind="Toolbar")
 
 
@@ -159,7 +159,7 @@ def _results(device: Device, page: Page, at: Address, layout: Layout) -> list[Vi
         found.sort(key=lambda product: product.price)
     head = View(height=11, kind="LinearLayout", children=[
         View(2, 3, 30, text="Results", ink=FAINT),
-        View(34, 1, 29, 9, fill=LINE, kind="Button", name="sort", tap=lambda: page.state.update(sorted=True),
+        View(34, 1, 29, 9, fill=LINE, round=3, kind="Button", name="sort", tap=lambda: page.state.update(sorted=True),
              children=[View(3, 2, 26, text="Sort $")]),
     ])  # fmt: skip
     if layout.grid:

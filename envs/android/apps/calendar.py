@@ -86,7 +86,7 @@ def event(device: Device, page: Page) -> Screen:
 
 def _stepper(name: str, shown: str, less: Tap, more: Tap) -> View:
     def box(x: int, text: str, tap: Tap) -> View:
-        return View(x, 1, 12, 11, fill=CARD, tap=tap, name=f"{name} {text}", kind="Button",
+        return View(x, 1, 12, 11, fill=CARD, round=3, tap=tap, name=f"{name} {text}", kind="Button",
                     children=[View(5, 3, 7, text=text, ink=INK)])  # fmt: skip
 
     value = View(14, 4, 36, text=shown, name=name)

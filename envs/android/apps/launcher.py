@@ -36,15 +36,16 @@ def home(device: Device, page: Page) -> Screen:
         ]
         return Screen(rows, swipe=lambda direction: page.state.clear() if direction == "down" else None)
     at = page.state.get("page", 0)
-    search = View(4, 3, WIDTH - 8, 9, fill=PAPER, tap=lambda: device.open("com.android.chrome"), name="search bar",
-                  children=[View(2, 2, 20, text="Search", ink=FAINT)])
+    search = View(4, 3, WIDTH - 8, 9, fill=PAPER, round=4, tap=partial(device.open, "com.android.chrome"),
+                  name="search bar", children=[View(2, 2, 30, text="Search", ink=FAINT)])  # fmt: skip
     body = [View(height=14, children=[search], kind="FrameLayout")]
     shown = apps[at * PAGE : (at + 1) * PAGE]
     for start in range(0, PAGE, 3):
         cells = [_cell(device, known, 2 + 20 * index) for index, known in enumerate(shown[start : start + 3])]
         body.append(View(height=27, children=cells, kind="LinearLayout"))
     pages = -(-len(apps) // PAGE)
-    dots = [View(28 + 6 * index, 1, 3, 3, fill=WHITE if index == at else CARD) for index in range(pages)]
+    colors = [WHITE if index == at else CARD for index in range(pages)]
+    dots = [View(28 + 6 * index, 1, 3, 3, fill=color, round=2) for index, color in enumerate(colors)]
     body.append(View(height=6, children=dots, kind="FrameLayout"))
 
     def swipe(direction: str) -> None:
@@ -58,6 +59,6 @@ def home(device: Device, page: Page) -> Screen:
 
 def _cell(device: Device, known: App, x: int) -> View:
     inside = View(4, 4, 8, 8, icon=known.icon, ink=WHITE, kind="ImageView")
-    tile = View(2, 1, 16, 16, fill=known.color, children=[inside], kind="ImageView")
-    title = View(0, 18, 20, text=known.title[:4])
+    tile = View(2, 1, 16, 16, fill=known.color, round=4, children=[inside], kind="ImageView")
+    title = View(0, 18, 21, text=known.title[:4], full=known.title.center(10))
     return View(x, 0, 20, 26, tap=partial(device.open, known.package), name=known.title, children=[tile, title])

@@ -66,7 +66,7 @@ def _bubble(device: Device, body: str, sent: bool) -> View:
     inside = View(2, 2, width - 2, text=body, ink=WHITE if sent else INK)
     x = 63 - width if sent else 1
     return View(height=11, kind="FrameLayout", children=[
-        View(x, 1, width, 9, fill=BLUE if sent else CARD, children=[inside], hold=partial(device.copy, body))
+        View(x, 1, width, 9, fill=BLUE if sent else CARD, round=3, children=[inside], hold=partial(device.copy, body))
     ])  # fmt: skip
 
 

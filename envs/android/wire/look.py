@@ -68,7 +68,7 @@ def _node(phone: Phone, index: int, item: Placed) -> str:
     view, device = item.view, phone.device
     left, top = phone.pixels(max(0, item.x), max(item.y, item.top, 0))
     right, bottom = phone.pixels(min(item.x + view.width, 64), min(item.y + view.height, item.bottom))
-    text = device.page.texts.get(view.field, "") if view.field else view.text
+    text = device.page.texts.get(view.field, "") if view.field else (view.full or view.text).strip()
     values: dict[str, Any] = {
         "index": index, "text": text, "resource-id": f"{device.page.package}:id/{view.name}" if view.name else "",
         "class": f"android.widget.{view.kind}", "package": device.page.package, "content-desc": view.name,
