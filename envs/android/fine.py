@@ -130,7 +130,8 @@ def ramp(ink: bytes, paper: bytes) -> np.ndarray:
     """Return the colours from paper (at 0) to ink (at 255), [256, 3] uint8, of three bytes each."""
     ends = [np.frombuffer(color, np.uint8).astype(np.float32) for color in (paper, ink)]
     shares = np.arange(256, dtype=np.float32)[:, None] / 255
-    return np.asarray(ends[0] + (ends[1] - ends[0]) * shares + 0.5).astype(np.uint8)
+    colors: np.ndarray = (ends[0] + (ends[1] - ends[0]) * shares + 0.5).astype(np.uint8)
+    return colors
 
 
 @lru_cache(maxsize=512)

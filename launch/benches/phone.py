@@ -1,4 +1,4 @@
-"""How fast simulated phones are: many in this process, and one behind adb and android-env."""
+"""How fast simulated phones are: many in this process, one behind adb and android-env, and MiniWoB++ beside them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -37,19 +38,29 @@ def phone(
 
     Returns:
         `rates` (medians, by the wall clock), `cpu_rates` (by this process's processor time, for contenders in this
-        process alone, which is what one core to itself would do), `ratios`, and `megabytes` of memory a phone.
+        process alone, which is what one core to itself would do), `ratios`, `megabytes` of memory a phone, and
+        `left_out`, which contenders could not take part and why.
     """
     from palaestra.launch.files import write_atomically
     from palaestra.launch.result import provenance
 
     with ExitStack() as stack:
         megabytes, plays = _in_process(count)
+        left_out: dict[str, str] = {}
+        contenders: dict[str, Callable[[], AbstractContextManager[Play]]] = {"miniwob": _miniwob}
         if shutil.which("adb"):
-            adb_port, grpc_port = stack.enter_context(_served())
-            server = _free_port()
-            plays["adb"] = stack.enter_context(_adb(adb_port, server))
-            with suppress(ImportError):
-                plays["android-env"] = stack.enter_context(_android_env(adb_port, grpc_port, server))
+            (adb_port, grpc_port), server = stack.enter_context(_served()), _free_port()
+            contenders["adb"] = partial(_adb, adb_port, server)
+            contenders["android-env"] = partial(_android_env, adb_port, grpc_port, server)
+        else:
+            left_out |= dict.fromkeys(("adb", "android-env"), "there is no adb: install it")
+        for name, contender in contenders.items():
+            try:
+                plays[name] = stack.enter_context(contender())
+            except ImportError as error:
+                left_out[name] = str(error)
+        for name, why in left_out.items():
+            print(f"bench phone goes without {name}: {why}")
         rates: dict[str, list[float]] = {name: [] for name in plays}
         cpu: dict[str, list[float]] = {name: [] for name in plays}
         for _ in range(rounds):
@@ -65,7 +76,7 @@ def phone(
         "rates": medians,
         "cpu_rates": {name: round(median(cpu[name]), 1) for name in ("calm", "wild")},
         "ratios": {f"calm / {name}": round(medians["calm"] / medians[name], 1) for name in medians if name != "calm"},
-        "megabytes": megabytes,
+        "megabytes": megabytes, "left_out": left_out,
         **provenance(),
     }  # fmt: skip
     if output is not None:
@@ -165,11 +176,12 @@ def _android_env(adb_port: int, grpc_port: int, server: int) -> Iterator[Play]:
     import tempfile
 
     import numpy as np
+
+    if not grpc_port:
+        raise ImportError("there is no android-env: pip install 'palaestra[android]'")
     from android_env import loader
     from android_env.components import config_classes
 
-    if not grpc_port:
-        raise ImportError("android_env")
     with tempfile.NamedTemporaryFile("w", suffix=".textproto") as task:
         task.write('id: "bench"\n')
         task.flush()
@@ -190,3 +202,40 @@ def _android_env(adb_port: int, grpc_port: int, server: int) -> Iterator[Play]:
 
         yield play
         env.close()
+
+
+@contextmanager
+def _miniwob() -> Iterator[Play]:
+    """Play MiniWoB++ in headless Chromium: one click at random and one picture a step, resets included.
+
+    Raises:
+        ImportError: Where MiniWoB++ or the browser is not installed.
+    """
+    import gymnasium
+    import numpy as np
+
+    chromium = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
+    driver = shutil.which("chromedriver")
+    try:
+        import miniwob
+        from miniwob.action import ActionTypes
+    except ImportError:
+        raise ImportError("there is no MiniWoB++: pip install miniwob selenium") from None
+    if chromium is None or driver is None:
+        raise ImportError("there is no Chromium with its chromedriver: install both")
+    os.environ |= {"MINIWOB_CHROME_BINARY": chromium, "MINIWOB_CHROMEDRIVER": driver}  # where MiniWoB++ looks for them
+    gymnasium.register_envs(miniwob)
+    env: Any = gymnasium.make("miniwob/click-test-2-v1")
+    random, ended = np.random.default_rng(0), True
+
+    def play(steps: int) -> int:
+        nonlocal ended
+        if ended:
+            env.reset()
+        where = random.random(2).astype(np.float32) * (160, 210)
+        *_, terminated, truncated, _ = env.step(env.unwrapped.create_action(ActionTypes.CLICK_COORDS, coords=where))
+        ended = terminated or truncated
+        return 1
+
+    yield play
+    env.close()
