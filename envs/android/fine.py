@@ -107,7 +107,8 @@ def _mix(out: np.ndarray, color: np.ndarray, shares: np.ndarray) -> None:
 def corner(radius: int) -> np.ndarray:
     """Return how much of each pixel lies in the upper left quarter of a disc, [radius, radius] uint8 of 0 to 255."""
     steps = radius - np.arange(radius) - 0.5
-    return (255 * np.clip(radius - np.hypot(steps[:, None], steps) + 0.5, 0, 1)).astype(np.uint8)
+    inside: np.ndarray = np.clip(radius - np.hypot(steps[:, None], steps) + 0.5, 0, 1)
+    return (255 * inside).astype(np.uint8)
 
 
 def _blend(
