@@ -314,14 +314,14 @@ class Device:
             self.home()
         self.changed()
 
-    def open_notification(self, note: system.Notification) -> None:
-        """Open the app that a notification is of."""
-        self.state.heads_up = None
-        self.open(note.package)
-
     def opener(self, note: system.Notification) -> Callable[[], None]:
-        """Return a function that opens a notification."""
-        return lambda: self.open_notification(note)
+        """Return a function that opens the app that a notification is of."""
+
+        def tap() -> None:
+            self.state.heads_up = None
+            self.open(note.package)
+
+        return tap
 
     def clear_notifications(self) -> None:
         """Empty the shade."""

@@ -61,20 +61,11 @@ def phone(
                 left_out[name] = str(error)
         for name, why in left_out.items():
             print(f"bench phone goes without {name}: {why}")
-        rates: dict[str, list[float]] = {name: [] for name in plays}
-        cpu: dict[str, list[float]] = {name: [] for name in plays}
-        for _ in range(rounds):
-            for name, play in plays.items():
-                wall, used, done = time.perf_counter(), time.process_time(), 0
-                while time.perf_counter() - wall < seconds:
-                    done += play(64)
-                rates[name].append(done / (time.perf_counter() - wall))
-                cpu[name].append(done / (time.process_time() - used))
-    medians = {name: round(median(values), 1) for name, values in rates.items()}
+        medians, cpu = _measured(plays, rounds, seconds)
     result = {
         "bench": "phone", "count": count, "rounds": rounds, "seconds": seconds, "load": os.getloadavg()[0],
         "rates": medians,
-        "cpu_rates": {name: round(median(cpu[name]), 1) for name in ("calm", "wild")},
+        "cpu_rates": {name: cpu[name] for name in ("calm", "wild")},
         "ratios": {f"calm / {name}": round(medians["calm"] / medians[name], 1) for name in medians if name != "calm"},
         "megabytes": megabytes, "left_out": left_out,
         **provenance(),
@@ -82,6 +73,22 @@ def phone(
     if output is not None:
         write_atomically(output, json.dumps(result, indent=2).encode() + b"\n")
     return result
+
+
+def _measured(plays: dict[str, Play], rounds: int, seconds: float) -> tuple[dict[str, float], dict[str, float]]:
+    """Return median rates of plays that take turns: by the wall clock, and by this process's processor time."""
+    rates: dict[str, list[float]] = {name: [] for name in plays}
+    cpu: dict[str, list[float]] = {name: [] for name in plays}
+    for _ in range(rounds):
+        for name, play in plays.items():
+            wall, used, done = time.perf_counter(), time.process_time(), 0
+            while time.perf_counter() - wall < seconds:
+                done += play(64)
+            rates[name].append(done / (time.perf_counter() - wall))
+            cpu[name].append(done / (time.process_time() - used))
+    wall_medians, cpu_medians = ({name: round(median(values), 1) for name, values in each.items()}
+                                 for each in (rates, cpu))  # fmt: skip
+    return wall_medians, cpu_medians
 
 
 def _in_process(count: int) -> tuple[float, dict[str, Play]]:
