@@ -343,13 +343,17 @@ def phone_command(words: Sequence[str]) -> int:
 
 
 def doctor_command(words: Sequence[str]) -> int:
-    """Print what this machine can run."""
+    """Print what this machine can run, or what a folder holds and whether it loads."""
+    if words and (len(words) != 2 or words[0] != "checkpoint"):
+        print("palaestra doctor: looks at this machine\npalaestra doctor checkpoint PATH: loads what a folder holds")
+        return 0 if words[0] in ("-h", "--help") else 2
     from palaestra.launch.doctor import doctor
+    from palaestra.launch.inspect import inspect
 
-    findings = doctor()
+    findings = inspect(Path(words[1])) if words else doctor()
     for finding in findings:
         print(finding)
-    return 0
+    return int(bool(words) and any(finding.state == "missing" for finding in findings))
 
 
 def bench_command(words: Sequence[str]) -> int:
