@@ -19,7 +19,7 @@ COMMANDS = {
     "check": "check that a world keeps the contract: palaestra check WORLD",
     "serve": "answer asks to models over HTTP, many in one batch: palaestra serve --model NAME=ENGINE:PATH",
     "phone": "serve a simulated Android phone to adb and android-env, or show it: palaestra phone --serve --show",
-    "doctor": "say what this machine can run, or (checkpoint PATH) what a folder holds, and how to mend what is missing",
+    "doctor": "say what this machine can run, or (checkpoint PATH) what a folder holds, and how to mend it",
     "bench": "measure speed: palaestra bench BENCH",
 }
 

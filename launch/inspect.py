@@ -9,6 +9,9 @@ from typing import Any
 
 from palaestra.launch.doctor import Finding
 
+Load = Callable[[], list[Finding]]
+Told = tuple[str, Load | None]
+"""What a folder holds, and what loads it; None where nothing here does."""
 NOTHING = "give the folder that a run, LeRobot, open_clip or save_pretrained wrote"
 
 
@@ -28,9 +31,9 @@ def inspect(path: Path) -> list[Finding]:
     return [first, *_loaded(load)] if load else [first]
 
 
-def _kind(path: Path) -> tuple[str, Callable[[], list[Finding]] | None]:
-    """Return what a folder holds, and what loads it, None where nothing here does."""
-    found = {
+def _kind(path: Path) -> Told:
+    """Tell a folder by the files in it."""
+    found: dict[str, Callable[[], Told]] = {
         "checkpoints": lambda: ("a run of palaestra", lambda: _run(path, None)),
         "meta.json": lambda: ("a checkpoint of a run", lambda: _saved(path)),
         "adapter_config.json": lambda: ("an adapter of peft", lambda: _adapter(path)),
@@ -46,8 +49,8 @@ def _kind(path: Path) -> tuple[str, Callable[[], list[Finding]] | None]:
     return f"nothing that is read here: {', '.join(names) or 'it is empty'}", None
 
 
-def _configured(path: Path) -> tuple[str, Callable[[], list[Finding]] | None]:
-    """Return what a folder with a `config.json` holds: LeRobot's has a type, one of transformers a model_type."""
+def _configured(path: Path) -> Told:
+    """Tell a folder with a `config.json`: LeRobot's has a type, one of transformers a model_type."""
     from palaestra.agents.vla.lerobot.format import DEFAULTS, read_json
 
     document = read_json(path / "config.json")
@@ -61,7 +64,7 @@ def _configured(path: Path) -> tuple[str, Callable[[], list[Finding]] | None]:
     return f"a config.json of neither LeRobot nor transformers, with {', '.join(sorted(document)[:6])}", None
 
 
-def _loaded(load: Callable[[], list[Finding]]) -> list[Finding]:
+def _loaded(load: Load) -> list[Finding]:
     """Return what loading finds; what it raises is a finding, too."""
     try:
         return load()

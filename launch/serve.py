@@ -28,8 +28,8 @@ class ServeOptions:
     """Serve models over HTTP with OpenAI's API, many asks in one batch."""
 
     model: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """NAME=ENGINE:PATH?option=value&…, once a model. Engines: transformers, open_clip, policy (PATH is a run), openai
-    (PATH is a server's address), echo. Quote it where it holds a question mark."""
+    """NAME=ENGINE:PATH?option=value&…, once a model. Engines: transformers, open_clip, policy (PATH is a run, or a
+    policy of LeRobot), openai (PATH is a server's address), echo. Quote it where it holds a question mark."""
     host: str = "127.0.0.1"
     """Where to listen. Any address but this machine's own needs a token."""
     port: int = 8000
@@ -193,18 +193,22 @@ def open_app(options: ServeOptions, specs: list[ModelSpec], token: str | None) -
     )
 
 
-def open_policy(path: str, checkpoint: str | None = None) -> Engine:
-    """Open a run's policy; new weights come from a checkpoint's folder of a run of the same recipe.
+def open_policy(path: str, checkpoint: str | None = None, tokenizer: str | None = None) -> Engine:
+    """Open the policy of a run or of LeRobot; new weights come from another folder of its kind.
 
     Args:
-        path: The run's folder.
-        checkpoint: Which of its checkpoints; by default the newest.
+        path: The run's folder, or one that LeRobot saved a π0, π0.5 or SmolVLA in.
+        checkpoint: Which of a run's checkpoints; by default the newest.
+        tokenizer: The folder of a LeRobot policy's tokenizer, where it is not its own.
     """
+    from palaestra.agents.vla.lerobot.format import read_json
     from palaestra.agents.vlm.engines.policy import PolicyEngine, weights_version
     from palaestra.launch.config import from_json
     from palaestra.launch.train import load_policy, make_worlds
 
     run = Path(path)
+    if "type" in read_json(run / "config.json"):
+        return _open_lerobot(run, None if tokenizer is None else Path(tokenizer))
     recipe = from_json(run / "config.json")
     worlds = make_worlds(recipe, 1)
     try:
@@ -219,3 +223,18 @@ def open_policy(path: str, checkpoint: str | None = None) -> Engine:
 
     policy = load_policy(run, recipe, spec, checkpoint)
     return PolicyEngine(policy, spec, weights_version(policy, run.name), reload)
+
+
+def _open_lerobot(path: Path, tokenizer: Path | None) -> Engine:
+    """Open a policy that LeRobot saved; it serves whatever worlds show what it sees."""
+    from palaestra.agents.vla.lerobot.checkpoint import policy_spec, read_policy
+    from palaestra.agents.vlm.engines.policy import PolicyEngine, weights_version
+
+    def read(folder: Path) -> Any:
+        if (other := policy_spec(folder)).images != spec.images or other.state != spec.state:
+            raise ValueError(f"it sees {dict(other.images)} and {other.state} numbers of proprioception.")
+        return read_policy(folder, tokenizer=tokenizer)
+
+    spec = policy_spec(path)
+    policy = read(path)
+    return PolicyEngine(policy, spec, weights_version(policy, path.name), read)

@@ -75,6 +75,15 @@ class FlowPolicy(nn.Module):
         chain = sample(lambda x, t: self.network.field(context, x, t), noise, self.steps)
         return Decision(self.to_actions(chain.points[:, -1]))
 
+    def size(self, observation: Observation) -> int:
+        """Return about how many tokens the network reads of one world: worlds of like size are decided for together.
+
+        Raises:
+            ValueError: The network cannot read it, such as an instruction that is too long.
+        """
+        measure = getattr(self.network, "size", None)
+        return 1 if measure is None else int(measure(observation))
+
     def noise(self, batch: int, device: torch.device) -> Tensor:
         """Return the first point of a denoising, [batch, H, D]."""
         return torch.randn(batch, self.network.horizon, self.network.width, device=device)

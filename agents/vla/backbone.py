@@ -148,6 +148,23 @@ class Backbone(nn.Module):
             keys, values = tuple(layer.keys for layer in layers), tuple(layer.values for layer in layers)
             return Prefix(keys, values, real, read.last_hidden_state, state)
 
+    def tokens(self, line: str) -> list[int]:
+        """Return an instruction as tokens.
+
+        Raises:
+            ValueError: It is empty or too long.
+        """
+        ids = self._known.get(line)
+        if ids is None:
+            # Split: what an instruction says is never read as a special token.
+            ids = self._tokenizer(line, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+            if not 0 < len(ids) <= self.longest:
+                raise ValueError(
+                    f"the instruction {line[:60]!r} has {len(ids)} tokens; a policy follows 1 to {self.longest}."
+                )
+            self._known[line] = ids
+        return ids
+
     def rotation(self, like: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
         """Return cosines and sines of the rotary embedding (Su et al. 2021) at places [N, S], [N, S, d] each."""
         cosine, sine = self.model.language_model.rotary_emb(like, place)
@@ -179,17 +196,9 @@ class Backbone(nn.Module):
 
     def _words(self, text: tuple[str, ...], device: torch.device) -> tuple[Tensor, Tensor]:
         """Return instructions as tokens [N, L], padded on the right, and which are real [N, L] bool."""
-        for line in {*text} - self._known.keys():
-            # Split: what an instruction says is never read as a special token.
-            ids = self._tokenizer(line, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-            if not 0 < len(ids) <= self.longest:
-                raise ValueError(
-                    f"the instruction {line[:60]!r} has {len(ids)} tokens; a policy follows 1 to {self.longest}."
-                )
-            self._known[line] = ids
         if not text:
             raise ValueError("the observation holds no instructions: these worlds show no text.")
-        rows = [self._known[line] for line in text]
+        rows = [self.tokens(line) for line in text]
         length = max(map(len, rows))
         ids = torch.tensor([row + [0] * (length - len(row)) for row in rows], device=device)
         lengths = torch.tensor([len(row) for row in rows], device=device)

@@ -135,6 +135,14 @@ class VLANetwork(nn.Module):
         features = seen.mean(1)
         return Field(self.leave(seen), self.noise(features), features)
 
+    def size(self, observation: Observation) -> int:
+        """Return how many words' tokens the longest instruction has; pictures are alike in all worlds.
+
+        Raises:
+            ValueError: An instruction is empty or too long.
+        """
+        return max(len(self.backbone.tokens(line)) for line in observation.text)
+
     def summary(self, context: Prefix) -> Tensor:
         """Return what V_vlm reads: the mean of the backbone's outputs, padding masked, and proprioception, [N, F]."""
         return torch.cat([context.mean().float(), context.state], 1)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from torch import Tensor
 
 from palaestra.agents.flow.policy import FlowPolicy
@@ -32,6 +33,7 @@ from palaestra.agents.vla.lerobot.format import (
 from palaestra.agents.vla.lerobot.network import LeRobotNetwork, Source
 from palaestra.agents.vla.lerobot.processors import Processors, normaliser, read_processors, write_processors
 from palaestra.agents.vla.lerobot.words import Words, open_tokenizer
+from palaestra.envs.core import WorldSpec
 
 SHOWN = 8
 """How many tensors of a kind an error names before it only counts them."""
@@ -89,6 +91,20 @@ def read_policy(
     bounds = np.full(width, -np.inf) if low is None else low, np.full(width, np.inf) if high is None else high
     scale = normaliser(processors, settings, ACTION, path)
     return FlowPolicy(network, *bounds, chunk or settings["n_action_steps"], steps or settings.steps, scale)
+
+
+def policy_spec(path: Path) -> WorldSpec:
+    """Return the worlds that a policy in a folder was trained for, as far as it says: its actions have no bounds.
+
+    Raises:
+        FormatError: see `read_policy`.
+    """
+    settings = read_settings(path)
+    processors = read_processors(path, settings)
+    box = spaces.Box(-np.inf, np.inf, (settings.action,), np.float32)
+    cameras = {processors.shown_as(name): shape for name, shape in settings.cameras.items()}
+    chunk = int(settings["n_action_steps"])
+    return WorldSpec(path.name, box, state=settings.state, images=cameras, text=True, chunk=chunk)
 
 
 def write_policy(policy: FlowPolicy, path: Path) -> Path:

@@ -104,6 +104,15 @@ class LeRobotNetwork(nn.Module):
         features = seen.mean(1)
         return Field(self.action_out_proj(seen), self.noise(features), features)
 
+    def size(self, observation: Observation) -> int:
+        """Return how many tokens the longest prompt has; pictures are alike in all worlds.
+
+        Raises:
+            ValueError: An instruction is empty or too long.
+        """
+        _, real = self._prompts(observation.text, self._state(observation))
+        return real.shape[1]
+
     def summary(self, context: Prefix) -> Tensor:
         """Return what V_vlm reads: the mean of the backbone's outputs, padding masked, and proprioception, [N, F]."""
         return torch.cat([context.mean().float(), context.state], 1)

@@ -35,7 +35,10 @@ class PolicyEngine:
         self.policy, self.spec, self.version, self.reload = policy, spec, version, reload
 
     def check(self, ask: Ask) -> None:
-        """Refuse what is no `Act` of one world of this kind: other shapes or dtypes, or numbers that are not finite."""
+        """Refuse what is no `Act` of one world of this kind.
+
+        That is other shapes or dtypes, numbers that are not finite, or an instruction that the policy cannot read.
+        """
         if not isinstance(ask, Act):
             raise AskError(f"a policy acts; it cannot answer {type(ask).__name__}.")
         spec, seen = self.spec, ask.observation
@@ -52,10 +55,15 @@ class PolicyEngine:
         if seen.state is not None and not bool(torch.isfinite(seen.state).all()):
             broken = (~torch.isfinite(seen.state[0])).nonzero().flatten().tolist()
             raise AskError(f"the state holds numbers that are not finite, at {broken[:8]} of {spec.state}.")
+        try:
+            self.size(ask)
+        except ValueError as error:
+            raise AskError(str(error)) from error
 
     def size(self, ask: Ask) -> int:
-        """Return 1: all observations of these worlds are alike."""
-        return 1
+        """Return how many tokens the policy reads, where it says so: short instructions are not padded to long ones."""
+        measure = getattr(self.policy, "size", None)
+        return 1 if measure is None or not isinstance(ask, Act) else int(measure(ask.observation))
 
     def answer(self, asks: Sequence[Ask]) -> list[Action | Exception]:
         """Decide for all worlds at once: one chunk of actions a world, or one text."""
