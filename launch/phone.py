@@ -53,14 +53,13 @@ def phone(options: PhoneOptions) -> None:
     for name in ("width", "height"):
         if not 1 <= getattr(options, name) <= 4096:
             raise ValueError(f"{name} is {getattr(options, name)}, expected 1 to 4096.")
-    device, task = Device(options.seed, noise_named(options.preset)), None
+    served = Phone(Device(options.seed, noise_named(options.preset)), options.width, options.height)
     if options.task:
         if options.task not in TEMPLATES:
             near = get_close_matches(options.task, TEMPLATES, 1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"there is no template {options.task!r}.{hint} There are {', '.join(TEMPLATES)}.")
-        task = start(device, TEMPLATES[options.task], options.seed, "test")
-        print(task.instruction)
-    page = Page(Phone(device, options.width, options.height), task)
+        served.task = start(served.device, TEMPLATES[options.task], options.seed, "test")
+        print(served.task.instruction)
     ports = options.adb_port if options.serve else None, options.grpc_port, options.page_port if options.show else None
-    asyncio.run(serve_forever(page, *ports))
+    asyncio.run(serve_forever(Page(served), *ports))

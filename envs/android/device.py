@@ -1,14 +1,13 @@
-"""One phone: its state, what is open on it, and what it does with touches and keys. All simulated, on a virtual clock.
+"""One phone: what is open on it, what it shows, and how time passes. All simulated, on a virtual clock.
 
-Everything that changes lies in `State`, as plain data: a snapshot is a copy of it. Views are made from the state
-when somebody looks, and thrown away when it changes.
+Everything that changes lies in its `State`. Views are made from the state when somebody looks, and thrown away when it
+changes.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
@@ -20,65 +19,14 @@ from palaestra.envs.android.apps import APPS, LAUNCHER
 from palaestra.envs.android.draw import Placed, arrange, colored, paint
 from palaestra.envs.android.noise import CALM, Noise
 from palaestra.envs.android.palette import DARK, LIGHT
-from palaestra.envs.android.storage import SETTINGS, Database, Row
+from palaestra.envs.android.state import State
+from palaestra.envs.android.storage import Database, Row
 from palaestra.envs.android.views import TALL, WIDTH
 
-START = 1697384040.0
-"""When phones start: 2023-10-15 15:34 UTC, AndroidWorld's moment."""
 FILLERS = ("com.google.android.documentsui", "net.gsantner.markor")
 """The packages that fill the shared storage."""
 SLOP = 8.0
 """dp that a finger may move in a tap. Android's own; on this small screen a fifteenth of its height."""
-
-
-@dataclass(slots=True)
-class State:
-    """All of a phone that changes."""
-
-    seed: int
-    """Of its contents."""
-    random: Random
-    """Of what happens on it."""
-    clock: float = START
-    """Virtual seconds since 1970, UTC."""
-    settings: dict[str, dict[str, str]] = field(default_factory=lambda: {k: dict(v) for k, v in SETTINGS.items()})
-    """Namespace to key to value."""
-    databases: dict[str, Database] = field(default_factory=dict)
-    """Package to tables, of the apps that were looked at."""
-    files: dict[str, bytes] = field(default_factory=dict)
-    """Absolute path to contents."""
-    written: dict[str, float] = field(default_factory=dict)
-    """When the files were written that were so since the start: path to a time of the clock."""
-    files_start: dict[str, bytes] = field(default_factory=dict)
-    """What they were when the task began."""
-    settings_start: dict[str, dict[str, str]] = field(default_factory=dict)
-    """The settings when the task began."""
-    tasks: list[list[Page]] = field(default_factory=list)
-    """Back stacks from back to front; the last page of the last one is seen."""
-    focus: str = ""
-    """The field that has the keyboard, empty where none has."""
-    digits: bool = False
-    """Whether the keyboard shows digits."""
-    popup: system.Popup | None = None
-    """A dialog that nobody asked for."""
-    heads_up: system.Notification | None = None
-    """Over the top of the screen."""
-    heads_up_until: float = 0.0
-    """When it goes, a time of the clock."""
-    notifications: list[system.Notification] = field(default_factory=list)
-    """In the shade, oldest first."""
-    shade: bool = False
-    """Whether it is pulled down."""
-    toast: str = ""
-    """What just happened."""
-    toast_until: float = 0.0
-    """When it goes."""
-    loading_until: float = 0.0
-    """Touches before this moment are lost."""
-    clipboard: str = ""
-    """What was copied."""
-    log: list[str] = field(default_factory=list)
-    """logcat, the last thousand lines."""
 
 
 class Device:

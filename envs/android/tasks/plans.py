@@ -9,8 +9,9 @@ from palaestra.envs.android.actions import Action
 from palaestra.envs.android.apps.calculator import evaluate
 from palaestra.envs.android.apps.calendar import DAY, add, midnight
 from palaestra.envs.android.content import EVENTS
-from palaestra.envs.android.device import START, Device
+from palaestra.envs.android.device import Device
 from palaestra.envs.android.oracle import Hand
+from palaestra.envs.android.state import START
 from palaestra.envs.android.storage import Row
 from palaestra.envs.android.tasks.people import same
 from palaestra.envs.android.tasks.template import Params, Split, Template, choice

@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 import posixpath
 import sqlite3
+from collections import deque
+from math import hypot
 
 import numpy as np
 
 from palaestra.envs.android import touch
-from palaestra.envs.android.device import START, Device, State
+from palaestra.envs.android.device import SLOP, Device
+from palaestra.envs.android.state import START, State
 from palaestra.envs.android.storage import Database
 from palaestra.envs.android.tasks.template import Task
 from palaestra.envs.android.views import TALL, WIDTH
@@ -35,6 +38,12 @@ class Phone:
         self.size = (width, height)
         self.task: Task | None = None
         self.snapshots: dict[str, tuple[State, Task | None]] = {}
+        self.inputs: deque[str] = deque(maxlen=64)
+        """What was done to it lately, for people who watch."""
+        self.touches = 0
+        """How many gestures there were."""
+        self.touched = ((0.0, 0.0), (0.0, 0.0))
+        """Where the last one began and ended, x and y as shares of the screen."""
         self._down: tuple[float, float, bool] | None = None
         self._last = (0.0, 0.0)
 
@@ -54,17 +63,27 @@ class Phone:
 
     def tap(self, x: float, y: float) -> None:
         """Tap a pixel."""
+        self._note(f"tap {x:.0f} {y:.0f}", (x, y), (x, y))
         touch.tap(self.device, *self.dp(x, y))
         self.device.tick(SECONDS)
 
     def swipe(self, x: float, y: float, to_x: float, to_y: float, milliseconds: float = 300) -> None:
         """Move a finger over pixels; half a second at one place is a long press."""
         start, end = self.dp(x, y), self.dp(to_x, to_y)
-        if milliseconds >= 500 and start == end:
+        still = hypot(end[0] - start[0], end[1] - start[1]) < SLOP / 2
+        what = "swipe" if not still else "hold" if milliseconds >= 500 else "tap"
+        self._note(f"{what} {x:.0f} {y:.0f}" + ("" if still else f" {to_x:.0f} {to_y:.0f}"), (x, y), (to_x, to_y))
+        if what == "hold":
             touch.long_press(self.device, *start)
         else:
             touch.swipe(self.device, *start, *end)
         self.device.tick(SECONDS)
+
+    def _note(self, what: str, start: tuple[float, float], end: tuple[float, float]) -> None:
+        self.inputs.append(what)
+        self.touches += 1
+        width, height = self.size
+        self.touched = (start[0] / width, start[1] / height), (end[0] / width, end[1] / height)
 
     def finger(self, x: float, y: float, down: bool) -> None:
         """Put a raw finger down, move or lift it; the whole way is one gesture, done when it lifts."""
@@ -82,12 +101,14 @@ class Phone:
                  "NUMPAD_ENTER": touch.enter, "DEL": touch.erase, "COPY": touch.copy, "PASTE": touch.paste}  # fmt: skip
         if name not in known:
             return False
+        self.inputs.append(f"key {name}")
         known[name](self.device)
         self.device.tick(SECONDS)
         return True
 
     def text(self, text: str) -> None:
         """Type into the field that has the keyboard."""
+        self.inputs.append(f"type {text[:80]!r}")
         touch.type_text(self.device, text)
         self.device.tick(SECONDS)
 

@@ -12,6 +12,7 @@ import pytest
 from palaestra.envs.android.device import Device
 from palaestra.envs.android.tasks import TEMPLATES
 from palaestra.envs.android.tasks.template import start
+from palaestra.envs.android.wire.commands import session
 from palaestra.envs.android.wire.page import Page, serve_page
 from palaestra.envs.android.wire.phone import Phone
 
@@ -43,8 +44,9 @@ def request(method: str, path: str, body: Any = None, host: str = "localhost", k
 
 @pytest.fixture
 def page() -> Page:
-    device = Device(0)
-    return Page(Phone(device), start(device, TEMPLATES["open-app"], 0, "test"))
+    phone = Phone(Device(0))
+    phone.task = start(phone.device, TEMPLATES["open-app"], 0, "test")
+    return Page(phone)
 
 
 def test_a_person_sees_taps_and_types(page: Page) -> None:
@@ -64,6 +66,35 @@ def test_a_person_sees_taps_and_types(page: Page) -> None:
     assert page.phone.device.place_name == "Home/home"
 
 
+def test_a_person_starts_tasks_and_is_told_when_they_are_done(page: Page) -> None:
+    begun = asked(page, request("POST", "/act", {"task": "stopwatch", "seed": 4}), request("GET", "/state?seen=-1"))
+    told = json.loads(begun[1][1])
+    assert told["task"] == "Start the stopwatch" and not told["done"]
+    page.phone.device.database("com.google.android.deskclock").update("stopwatch", 1, running=1)
+    told = json.loads(asked(page, request("GET", "/state?seen=-1"))[0][1])
+    assert told["task"].endswith("- done") and told["done"]
+
+
+def test_a_person_watches_an_agent(page: Page) -> None:
+    first = json.loads(asked(page, request("GET", "/state?seen=-1"))[0][1])
+    session(page.phone).run("input swipe 540 1620 540 540; input tap 5000 5000")
+    second = json.loads(asked(page, request("GET", f"/state?seen={first['version']}"))[0][1])
+    assert second["version"] > first["version"] and second["touches"] == first["touches"] + 2
+    assert second["inputs"] == ["swipe 540 1620 540 540", "tap 5000 5000"]
+    session(page.phone).run("input swipe 540 1620 540 540")
+    assert page.phone.touched == ((0.5, 0.75), (0.5, 0.25))
+
+
+def test_holding_is_a_long_press(page: Page) -> None:
+    page.phone.device.state.clipboard = "pasted"
+    page.phone.device.open("net.gsantner.markor", "note")
+    where = {"from": [0.3, 0.18], "to": [0.3, 0.18]}
+    asked(page, request("POST", "/act", where | {"milliseconds": 100}))
+    assert page.phone.device.page.texts["name"] == ""
+    asked(page, request("POST", "/act", where | {"milliseconds": 900}))
+    assert page.phone.device.page.texts["name"] == "pasted"
+
+
 @pytest.mark.parametrize(
     ("raw", "status"),
     [
@@ -72,6 +103,8 @@ def test_a_person_sees_taps_and_types(page: Page) -> None:
         (lambda: request("POST", "/act", {"key": "HOME"}, kind="text/plain"), 404),  # no other site's form gets in
         (lambda: request("POST", "/act", {"key": "POWER"}), 400),
         (lambda: request("POST", "/act", {}), 400),
+        (lambda: request("POST", "/act", {"task": "dance"}), 400),
+        (lambda: request("POST", "/act", {"task": "turn", "seed": "x"}), 400),
         (lambda: request("POST", "/act", {"from": [0], "to": ["x"]}), 400),
         (lambda: request("POST", "/act", [1]), 400),
         (lambda: request("POST", "/act", {"from": 1, "to": 2}), 400),
