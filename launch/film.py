@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from palaestra.envs.core import episode_seed
 from palaestra.envs.record import RenderError, Single, record
 from palaestra.envs.registry import source
 from palaestra.launch.config import EVALUATION_SEED, AnyRecipe
-from palaestra.launch.train import load_policy, make_worlds
+from palaestra.launch.train import evaluation_options, load_policy, make_worlds
 
 
 def film(run: Path, recipe: AnyRecipe, checkpoint: str | None = None, name: str = "after") -> list[Path]:
@@ -28,7 +27,7 @@ def film(run: Path, recipe: AnyRecipe, checkpoint: str | None = None, name: str 
     """
     if not recipe.videos:
         return []
-    options: dict[str, Any] = {**recipe.world.options, "render_mode": "rgb_array"}
+    options = evaluation_options(recipe) | {"render_mode": "rgb_array"}
     try:
         made = source(recipe.world.id, **options)
         env = made.single() if made.single is not None else Single(made.vector(1)) if made.vector else None

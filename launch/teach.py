@@ -6,19 +6,31 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from palaestra.agents.core import Decision
+from palaestra.agents.found_rl.advice import Teacher
 from palaestra.agents.found_rl.lessons import Drive, Objective, clip_accuracy, prior, record, teach_clip
-from palaestra.agents.found_rl.teachers import read_action
-from palaestra.agents.vlm.client import connect
-from palaestra.agents.vlm.core import Engine, Generate
+from palaestra.agents.found_rl.teachers import PromptTeacher, ScriptedEngine, ScriptedTeacher, read_action
+from palaestra.agents.vlm.client import Client, connect
+from palaestra.agents.vlm.core import Answer, Embed, Engine, Generate, Picture, Vector
 from palaestra.agents.vlm.sft import SFTConfig, Tuner
+from palaestra.envs.core import Observation
 from palaestra.envs.driving.world import WORLDS, DrivingEnv
+from palaestra.envs.lockstep import LockstepWorlds
+from palaestra.envs.registry import make
+from palaestra.launch.config import EVALUATION_SEED
+from palaestra.launch.evaluate import evaluate
 from palaestra.launch.files import write_atomically
 from palaestra.launch.found_rl import pictures_of
+from palaestra.launch.recipes import FOUND_RL_DRIVING
 from palaestra.launch.result import provenance
+from palaestra.rewards.similarity import alignment, embed_anchors, neighbours
+
+if TYPE_CHECKING:
+    from palaestra.agents.vlm.engines.clip import ClipEngine
 
 
 @dataclass(frozen=True)
@@ -39,6 +51,8 @@ class TeachOptions:
     """To be measured on, of the maps for testing."""
     pixels: int = 32
     """Side of the pictures: 32, 64, 96 or 192."""
+    episodes: int = 32
+    """vlm: to be driven by its own answers, on the maps for testing."""
     steps: int = 600
     """Gradient steps."""
     batch: int = 32
@@ -99,7 +113,9 @@ def _teach_vlm(options: TeachOptions, learnt: Drive, held: Drive) -> dict[str, A
     if options.to.exists():
         options.to.rmdir()
     tuner.save(options.to)
-    return {"loss": losses[-1], "train_cpu": spent, **measure_vlm(TransformersEngine(options.to), held)}
+    engine = TransformersEngine(options.to)
+    driven = {name: drive_by(options, each) for name, each in (("by_the_model", engine), ("by_the_expert", None))}
+    return {"loss": losses[-1], "train_cpu": spent, **measure_vlm(engine, held), "driven": driven}
 
 
 def measure_vlm(engine: Engine, held: Drive) -> dict[str, Any]:
@@ -126,6 +142,46 @@ def measure_vlm(engine: Engine, held: Drive) -> dict[str, Any]:
     }
 
 
+class Asked:
+    """Asks a teacher about every view and does what it says; where that cannot be read, it coasts."""
+
+    def __init__(self, client: Client, teacher: Teacher, chunk: int) -> None:
+        self.client, self.teacher, self.chunk = client, teacher, chunk
+
+    def act(self, observation: Observation) -> Decision:
+        """Decide for all worlds."""
+        rows = torch.arange(len(observation))
+        asks = self.teacher.asks(rows, torch.zeros(len(rows), 2))
+        futures = [self.client.ask_nowait(self.teacher.model, ask, wait=True) for ask, _ in asks]
+        actions = [self._read(future.result().answer) for future in futures]
+        return Decision(torch.stack(actions)[:, None].expand(-1, self.chunk, -1))
+
+    def _read(self, answer: Answer) -> torch.Tensor:
+        try:
+            return self.teacher.read(answer, None)
+        except ValueError:
+            return torch.zeros(2)
+
+
+def drive_by(options: TeachOptions, engine: Engine | None) -> dict[str, Any]:
+    """Return how often a model, or the expert (None), drives to the end without an infraction, asked as in training."""
+    chunk = FOUND_RL_DRIVING.world.chunk
+    worlds = make(options.world, min(16, options.episodes), chunk=chunk, split="test", endings="evaluation")
+    assert isinstance(worlds, LockstepWorlds) and isinstance(worlds.venv, DrivingEnv)
+    env = worlds.venv
+    with connect({"teacher": engine or ScriptedEngine("oracle")}) as client:
+        picture = pictures_of(env, options.pixels)
+        teacher = PromptTeacher(env, "teacher", picture) if engine else ScriptedTeacher(env)
+        played = evaluate(worlds, Asked(client, teacher, chunk), options.episodes, EVALUATION_SEED)
+    worlds.close()
+    return {
+        "strict_success": played.success_at_end,
+        "interval": played.interval_at_end,
+        "episodes": len(played.episode_list),
+        "steps_a_decision": chunk,
+    }
+
+
 def _teach_clip(options: TeachOptions, learnt: Drive, held: Drive) -> dict[str, Any]:
     """Train a CLIP model, and ask it about the held-out views."""
     from palaestra.agents.vlm.engines.clip import ClipEngine
@@ -149,7 +205,27 @@ def _teach_clip(options: TeachOptions, learnt: Drive, held: Drive) -> dict[str, 
         "top_1_of_30": clip_accuracy(engine, held),
         "top_1_of_30_with_prior": clip_accuracy(engine, held, prior(learnt)),
         "top_1_of_the_most_frequent": _majority(learnt, held),
+        "bonus": clip_bonus(engine, held, options.seed),
     }
+
+
+def clip_bonus(engine: ClipEngine, held: Drive, seed: int) -> dict[str, float]:
+    """Return the mean bonus, in [0, 1] before it is scaled, of the expert's behaviours and of random ones.
+
+    Also the share of the expert's that are worth nothing. The anchors are all 720 captions, as in training.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    with connect({"clip": engine}) as client:
+        anchors = embed_anchors(client, "clip").flatten(0, 1)
+        asks = [client.ask_nowait("clip", Embed(Picture(pixels)), wait=True) for pixels in held.pictures]
+        answers = [future.result().answer for future in asks]
+    pictures = torch.stack([answer.values for answer in answers if isinstance(answer, Vector)])
+    factor = float(engine.model.logit_scale.detach().exp())
+    similarity = factor * torch.einsum("nd,nkd->nk", pictures, anchors[held.contexts])
+    chance = torch.randint(anchors.shape[1], (len(held),), generator=draw)
+    expert, random = (alignment(similarity, taken, neighbours()) for taken in (held.behaviours, chance))
+    nothing = float((expert == 0).float().mean())
+    return {"expert": float(expert.mean()), "random": float(random.mean()), "expert_nothing": nothing}
 
 
 def _majority(learnt: Drive, held: Drive) -> float:

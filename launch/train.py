@@ -71,6 +71,11 @@ def _run(recipe: AnyRecipe, run: Path) -> Run:
     return PiRLRun(recipe, run)
 
 
+def evaluation_options(recipe: AnyRecipe) -> dict[str, Any]:
+    """Return the options of the worlds that a recipe evaluates in; some recipes change those that they train in."""
+    return dict(recipe.world.options) | ({} if isinstance(recipe, Recipe) else recipe.evaluation)
+
+
 def make_worlds(recipe: AnyRecipe, count: int | None = None, training: bool = False) -> Worlds:
     """Return the worlds of a recipe.
 
@@ -80,9 +85,7 @@ def make_worlds(recipe: AnyRecipe, count: int | None = None, training: bool = Fa
         training: Whether they are trained in; some recipes evaluate in others (other maps).
     """
     world = recipe.world
-    options: dict[str, Any] = dict(world.options)
-    if not isinstance(recipe, Recipe) and not training:
-        options |= recipe.evaluation
+    options = world.options if training else evaluation_options(recipe)
     return make(
         world.id,
         count or world.count,

@@ -101,7 +101,7 @@ def draw_atlas(arena: Arena, metres: float, reach: float) -> Atlas:
         origin=arena.texture_origin - margin / density,
         low=arena.texture_origin,
         high=arena.texture_origin + arena.texture_shape.flip(1) / PIXELS_A_METRE,
-        lines=_lines(arena),
+        lines=stop_lines(arena),
         density=density,
     )
 
@@ -140,8 +140,8 @@ def paint_route(ground: Tensor, points: Tensor, half: float, bit: int) -> None:
     ground.view(-1)[index] |= bit
 
 
-def _lines(arena: Arena) -> Tensor:
-    """Return `Atlas.lines`."""
+def stop_lines(arena: Arena) -> Tensor:
+    """Return the stop lines of an arena on the CPU, `Atlas.lines`."""
     ruled = (arena.control == Control.SIGNAL) | (arena.control == Control.STOP)
     rows: list[list[list[float]]] = [[] for _ in range(arena.maps)]
     for lane in ruled.nonzero().flatten().tolist():

@@ -59,7 +59,7 @@ def describe(state: State, tables: Tables, rows: Tensor) -> list[str]:
 
 def speed_bin(speed: Tensor) -> Tensor:
     """Return which of `SPEEDS` speeds in m/s are, int64."""
-    return torch.bucketize(speed, torch.tensor(SPEED_EDGES, device=speed.device), right=True)
+    return torch.bucketize(speed.contiguous(), torch.tensor(SPEED_EDGES, device=speed.device), right=True)
 
 
 def longitudinal_bin(acceleration: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 from functools import cached_property, partial
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import gymnasium
 import numpy as np
@@ -21,7 +21,7 @@ from palaestra.envs.driving.dynamics import move_ego
 from palaestra.envs.driving.maps import Split, suite
 from palaestra.envs.driving.observe import observe
 from palaestra.envs.driving.painter import Painter
-from palaestra.envs.driving.picture import SIDE, coloured, frames
+from palaestra.envs.driving.picture import SIDE, coloured
 from palaestra.envs.driving.rewards import completion, found_rl, wanted_share
 from palaestra.envs.driving.route import follow, row_at
 from palaestra.envs.driving.rules import judge
@@ -36,6 +36,9 @@ from palaestra.envs.driving.views import Observed, View, Views
 from palaestra.envs.driving.walkers import walk
 from palaestra.envs.driving.watch import PERIOD, look, slots_of
 from palaestra.envs.streams import draw, restarted
+
+if TYPE_CHECKING:
+    from palaestra.envs.driving.scenery import Scenery
 
 STARTS = 1024
 """How many worlds start at a time, which bounds the memory that a start takes."""
@@ -211,9 +214,19 @@ class DrivingEnv(VectorEnv[Observed, Tensor, Tensor]):
         return coloured(self._drawer.paint(Scene.of(self.state)[rows]))
 
     def render(self) -> tuple[np.ndarray, ...]:
-        """Return a frame of each world for people, [424, 384, 3] uint8; see `picture.frames`."""
-        every = torch.arange(self.num_envs, device=self.device)
-        return tuple(frames(self._drawer, self.state, every, self.cruise).cpu().numpy())
+        """Return a frame of each world for people, [552, 480, 3] uint8; see `scenery.Scenery.frames`."""
+        return self._scenery.frames()
+
+    @property
+    def observed_lights(self) -> Tensor:
+        """What the egos' next signals showed last, [W] int64, each a `state.Light`."""
+        return self._light
+
+    @cached_property
+    def _scenery(self) -> Scenery:
+        from palaestra.envs.driving.scenery import Scenery
+
+        return Scenery(self)
 
     @cached_property
     def _drawer(self) -> Painter:

@@ -1,9 +1,12 @@
+import numpy as np
 import pytest
 import torch
 
 from palaestra.envs.check import check
 from palaestra.envs.driving.arena import Arena, Control
+from palaestra.envs.driving.compile import build_arena
 from palaestra.envs.driving.expert import expert_action
+from palaestra.envs.driving.lanes import Lane, LaneGraph, Route
 from palaestra.envs.driving.rules import Infraction
 from palaestra.envs.driving.world import WORLDS, DrivingEnv
 
@@ -159,6 +162,25 @@ def test_drivers_and_expert_stop_at_the_red_light(road: Arena) -> None:
     assert ((first > 147.0) & (first <= 150.0)).all()
     assert (cars.speed[waits & (front > 147.0)] < 0.2).all()
     assert world.record.counts.sum() == 0
+
+
+def test_a_road_that_closes_in_on_itself_is_driven_beyond_one_lap() -> None:
+    def half(begin: float) -> Lane:
+        angle = np.linspace(begin, begin + np.pi, 50)
+        return Lane(25.0 * np.stack((np.cos(angle), np.sin(angle)), 1), 10.0)
+
+    graph = LaneGraph("ring", {"north": half(0.0), "south": half(np.pi)})
+    graph.connect("north", "south")
+    graph.connect("south", "north")
+    graph.routes.append(Route(("north", "south", "north"), 5.0, 30.0))  # 182 m; a lap has 157
+    world = DrivingEnv(count=2, maps=build_arena([graph]), vehicles=3, walkers=0)
+    world.reset(seed=0)
+    over, arrived = torch.zeros(2, dtype=torch.bool), torch.zeros(2, dtype=torch.bool)
+    for _ in range(400):
+        _, _, terminated, _, info = world.step(expert_action(world))
+        arrived |= info["success"] & ~over
+        over |= terminated
+    assert over.all() and arrived.all()
 
 
 def test_ends_of_episodes(road: Arena) -> None:
