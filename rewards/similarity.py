@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from palaestra.agents.found_rl.advice import Gives, Teacher
 from palaestra.agents.vlm.core import Answer, Ask, Embed, Picture, Vector
 from palaestra.envs.driving.describe import (
     COMMANDS,
@@ -28,7 +29,6 @@ from palaestra.envs.driving.tables import OfRoute
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from palaestra.agents.found_rl.advice import Gives
     from palaestra.agents.vlm.client import Client
     from palaestra.envs.driving.world import DrivingEnv
 
@@ -87,6 +87,15 @@ class RunningScale:
         self.count, self.variance = total, square / total
         return (value - self.mean) / math.sqrt(self.variance + 1e-8)
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return count, mean and variance, exactly."""
+        numbers = {"count": self.count, "mean": self.mean, "variance": self.variance}
+        return {name: torch.tensor(number, dtype=torch.float64) for name, number in numbers.items()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore them."""
+        self.count, self.mean, self.variance = (float(state[name]) for name in ("count", "mean", "variance"))
+
 
 def embed_anchors(client: Client, model: str) -> Tensor:
     """Return the captions' vectors, [6, 4, 30, D] float32 of length 1, asked for once.
@@ -102,7 +111,7 @@ def embed_anchors(client: Client, model: str) -> Tensor:
     return torch.stack(vectors).view(len(COMMANDS), len(SPEEDS), BEHAVIOURS, -1)
 
 
-class AlignmentTeacher:
+class AlignmentTeacher(Teacher):
     """Gives a bonus in [-0.25, 0.25] for the action taken, by what a CLIP model makes of the picture before it."""
 
     gives: Gives = "bonus"
@@ -164,3 +173,11 @@ class AlignmentTeacher:
         if not bool(torch.isfinite(raw).all()):
             raise ValueError("the picture's vector holds numbers that are not finite.")
         return torch.tensor(self.most * min(max(self.scale(float(raw)), -1.0), 1.0))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the running scale of scores."""
+        return self.scale.state_dict()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore it."""
+        self.scale.load_state_dict(state)

@@ -21,7 +21,7 @@ PATIENCE = 60.0
 
 
 class Teacher(Protocol):
-    """What to ask of a model about a view, and what its answer means."""
+    """What to ask of a model about a view, and what its answer means. Teachers derive from this."""
 
     model: str
     """Its name on the client."""
@@ -44,6 +44,15 @@ class Teacher(Protocol):
             ValueError: It says nothing of the kind.
         """
         ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what `read` has gathered over the answers so far; nothing where each is read for itself."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore it."""
+        if state:
+            raise ValueError(f"this teacher gathers nothing, but was given {', '.join(sorted(state))}.")
 
 
 @dataclass(slots=True)
@@ -165,13 +174,16 @@ class Advisor:
         return {f"advice/{name}": value for name, value in numbers.items()}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the counts."""
-        return {name: torch.tensor(value) for name, value in asdict(self.counts).items()}
+        """Return the counts, and what the teacher has gathered."""
+        counts = {name: torch.tensor(value) for name, value in asdict(self.counts).items()}
+        return counts | {f"teacher.{name}": value for name, value in self.teacher.state_dict().items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore the counts; asks that were outstanding are lost."""
+        """Restore both; asks that were outstanding are lost."""
         self.drop()
-        self.counts = Counts(**{name: int(value) for name, value in state.items()})
+        self.counts = Counts(**{name: int(state[name]) for name in asdict(self.counts)})
+        prefix = "teacher."
+        self.teacher.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
 
     def _come(self, came: Sequence[tuple[object, Reply | Exception]]) -> list[tuple[_Ticket, Reply | Exception]]:
         """Return what has come to whom; nobody is answered twice."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from palaestra.agents.found_rl.advice import Gives, Teacher
 from palaestra.agents.found_rl.config import Quality
 from palaestra.agents.vlm.core import (
     Act,
@@ -32,7 +33,6 @@ from palaestra.envs.core import Observation
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from palaestra.agents.found_rl.advice import Gives
     from palaestra.envs.driving.world import DrivingEnv
 
 PEDALS = ("throttle", "steer", "brake")
@@ -83,7 +83,7 @@ def read_action(answer: Answer) -> Tensor:
     return action.float().clamp(-1, 1)
 
 
-class PromptTeacher:
+class PromptTeacher(Teacher):
     """Asks a vision-language model with Found-RL's prompt, and the picture of the world where there is one."""
 
     gives: Gives = "action"
@@ -120,7 +120,7 @@ class PromptTeacher:
         return read_action(answer)
 
 
-class ScriptedTeacher:
+class ScriptedTeacher(Teacher):
     """Asks a scripted engine: the ask holds what the expert would do, which the engine then makes worse."""
 
     gives: Gives = "action"

@@ -56,7 +56,7 @@ class DrivingEnv(VectorEnv[Observed, Tensor, Tensor]):
         10 Hz. Values beyond the box are clipped.
     Reward: "found-rl" (Roach's, at most 1 a step) or "completion" (percent of the route made), see `rewards`.
     Termination: arrival, more than 3.5 m from the route, at rest for 90 s; and in training any infraction.
-    Truncation: after `max_episode_steps`.
+    Truncation: after `max_episode_steps`; with endless training at an arrival.
     Info: `success`, bool [W]: strict, arrived without an infraction; `metrics`: of the episodes so far, see
         `score.Record.metrics`; of an ended episode they are its own until it is reset.
     Seeding: `reset(seed=[...])` takes one seed a world. An episode is a function of its seed and of the actions, the
@@ -88,7 +88,7 @@ class DrivingEnv(VectorEnv[Observed, Tensor, Tensor]):
         walkers: int = 6,
         cruise: float = 6.0,
         reward: Literal["found-rl", "completion"] = "found-rl",
-        endings: Literal["train", "evaluation"] = "train",
+        endings: Literal["train", "endless", "evaluation"] = "train",
         max_episode_steps: int | None = None,
         view: View = "state",
         pixels: int = 64,
@@ -107,7 +107,9 @@ class DrivingEnv(VectorEnv[Observed, Tensor, Tensor]):
             walkers: How many; maps without crosswalks have none.
             cruise: m/s that the reward wants on a free road.
             reward: Which reward.
-            endings: "train": an infraction ends the episode; "evaluation": it is only counted.
+            endings: "train": an infraction ends the episode; "endless": so it does, and an arrival cuts the episode off
+                instead of ending it, for rewards that go on as long as one drives (Found-RL's routes are lengthened
+                for ever); "evaluation": infractions are only counted.
             max_episode_steps: By default twice what the longest route takes at `cruise`, twice the longest cycle of a
                 signal, and 30 s.
             view: What is shown beside the state: nothing, bird's-eye views, or what those are drawn from.
@@ -118,7 +120,7 @@ class DrivingEnv(VectorEnv[Observed, Tensor, Tensor]):
             ValueError: For a suite, a reward or an ending that is none, or more vehicles than a map has room for.
         """
         _check("reward", reward, ("found-rl", "completion"))
-        _check("endings", endings, ("train", "evaluation"))
+        _check("endings", endings, ("train", "endless", "evaluation"))
         _check("view", view, ("state", "bev", "scene"))
         self.num_envs = count
         self.device = torch.device(device)
@@ -186,10 +188,10 @@ class DrivingEnv(VectorEnv[Observed, Tensor, Tensor]):
         outside = verdict.off_road | verdict.oncoming
         self.record.add(state, verdict.infractions, outside, verdict.arrived, time_to_collision(state, around))
         lost = verdict.astray | verdict.blocked
-        if self.endings == "train":
+        if self.endings != "evaluation":
             lost = lost | verdict.infractions.any(1)
-        terminated = lost | verdict.arrived
-        truncated = (state.clocks.tick >= self.max_episode_steps) & ~terminated
+        terminated = lost if self.endings == "endless" else lost | verdict.arrived
+        truncated = ((state.clocks.tick >= self.max_episode_steps) | verdict.arrived) & ~terminated
         if self.reward == "found-rl":
             share = wanted_share(state, around, row, self._light)
             reward = found_rl(state, share, verdict, lost, action[:, 1] - steered, self.cruise)

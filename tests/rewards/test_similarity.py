@@ -164,3 +164,11 @@ def test_a_model_that_embeds_nothing_is_refused() -> None:
 
     with pytest.raises(ValueError, match="needs a CLIP model"):
         embed_anchors(Talker(), "clip")  # type: ignore[arg-type]
+
+
+def test_the_running_scale_goes_on_bit_for_bit_from_what_was_saved() -> None:
+    one, two, numbers = RunningScale(), RunningScale(), torch.rand(100).tolist()
+    for number in numbers[:50]:
+        one(number)
+    two.load_state_dict(one.state_dict())
+    assert [one(number) for number in numbers[50:]] == [two(number) for number in numbers[50:]]

@@ -15,11 +15,11 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from palaestra.agents.found_rl.advice import Advisor
+from palaestra.agents.found_rl.advice import Advisor, Teacher
 from palaestra.agents.found_rl.config import QueryConfig
 from palaestra.agents.found_rl.queries import Query
 from palaestra.agents.found_rl.replay import Replay
-from palaestra.agents.found_rl.teachers import read_action, write_pedals
+from palaestra.agents.found_rl.teachers import ScriptedEngine, read_action, write_pedals
 from palaestra.agents.vlm.client import Client, connect
 from palaestra.agents.vlm.core import Act, Action, Answer, Ask, EngineError, Reply, Text
 from palaestra.envs.core import Observation, WorldSpec
@@ -28,7 +28,7 @@ SPEC = WorldSpec(id="test", action=spaces.Box(-1, 1, (2,)), state=2)
 WORLDS = 4
 
 
-class MirrorTeacher:
+class MirrorTeacher(Teacher):
     """Asks with the world's own view, which no other view equals; the right answer is that view."""
 
     model, gives = "mirror", "action"
@@ -215,3 +215,36 @@ def test_a_delay_that_makes_no_sense_is_refused(delay: int) -> None:
     replay = Replay(SPEC, WORLDS, WORLDS * 8, 2, "cpu")
     with pytest.raises(ValueError, match="delay is -1"):
         Advisor(ChaosClient(0), MirrorTeacher(), replay, Query(QueryConfig(), WORLDS), delay=delay)
+
+
+class CountingTeacher(MirrorTeacher):
+    """Remembers how much it has read, as a running scale does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read_so_far = 0
+
+    def read(self, answer: Answer, note: Tensor | None) -> Tensor:
+        self.read_so_far += 1
+        return super().read(answer, note)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"read": torch.tensor(self.read_so_far)}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.read_so_far = int(state["read"])
+
+
+def test_what_a_teacher_gathers_is_saved_with_the_counts() -> None:
+    replay, query = Replay(SPEC, WORLDS, 40, 2, "cpu"), Query(QueryConfig(), WORLDS)
+    with connect({"mirror": ScriptedEngine("oracle")}) as client:
+        one, two = (Advisor(client, CountingTeacher(), replay, query, delay=0) for _ in range(2))
+        replay.begin(Observation(state=torch.zeros(WORLDS, 2)))
+        one.ask(0, torch.zeros(WORLDS, 2))
+        one.collect(0)
+        two.load_state_dict(one.state_dict())
+        assert isinstance(two.teacher, CountingTeacher) and two.teacher.read_so_far == WORLDS
+        assert two.counts == one.counts and two.counts.labelled == WORLDS
+        plain = Advisor(client, MirrorTeacher(), replay, query, delay=0)
+        with pytest.raises(ValueError, match="gathers nothing, but was given read"):
+            plain.load_state_dict(one.state_dict())

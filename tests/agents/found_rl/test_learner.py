@@ -12,7 +12,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from palaestra.agents.core import Rollout
-from palaestra.agents.found_rl.advice import Advisor
+from palaestra.agents.found_rl.advice import Advisor, Teacher
 from palaestra.agents.found_rl.config import FoundRLConfig, GuardConfig, Guidance, QueryConfig
 from palaestra.agents.found_rl.learner import FoundRL
 from palaestra.agents.found_rl.queries import Query
@@ -84,7 +84,7 @@ def rollout(action: Tensor, reward: Tensor, following: Observation, decisions: i
     )
 
 
-class PointTeacher:
+class PointTeacher(Teacher):
     """Knows the point."""
 
     model, gives = "teacher", "action"

@@ -1,3 +1,5 @@
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
@@ -89,6 +91,26 @@ def test_running_a_red_light_is_counted_once(road: Arena) -> None:
     for _ in range(60):
         world.step(actions(world, 0.1))
     assert world.record.counts.tolist() == [[0, 0, 0, 1, 0]]
+
+
+@pytest.mark.parametrize(("endings", "terminated"), [("train", True), ("endless", False), ("evaluation", True)])
+def test_an_arrival_ends_an_episode_or_cuts_it_off(
+    free_road: Arena, endings: Literal["train", "endless", "evaluation"], terminated: bool
+) -> None:
+    world = DrivingEnv(count=1, maps=free_road, vehicles=0, walkers=0, endings=endings)
+    world.reset(seed=0)
+    put_ego(world, 4.8 + 0.999 * float(world.tables.route_length[0]), 6.0)
+    *_, ended, cut, info = world.step(actions(world, 0.1))
+    assert bool(ended) == terminated and bool(cut) != terminated and bool(info["success"])
+
+
+def test_endless_training_ends_at_an_infraction(road: Arena) -> None:
+    world = DrivingEnv(count=1, maps=road, vehicles=0, walkers=0, endings="endless")
+    world.reset(seed=0)
+    world.state.clocks.shift.fill_(25.0)  # red until 40 s
+    put_ego(world, 140.0, 6.0)
+    ends = torch.stack([torch.stack(world.step(actions(world, 0.1))[2:4]) for _ in range(30)])
+    assert ends[:, 0].any() and not ends[:, 1].any()
 
 
 def test_passing_at_green_and_yellow_is_no_infraction(road: Arena) -> None:
