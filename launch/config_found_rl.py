@@ -43,7 +43,14 @@ class FoundRLRecipe:
 
     name: str = "found-rl-driving"
     """What the run is called in tables."""
-    world: WorldConfig = field(default_factory=lambda: WorldConfig(id="driving/lane-drop-v0", count=64, chunk=5))
+    world: WorldConfig = field(
+        default_factory=lambda: WorldConfig(
+            id="driving/lane-drop-v0",
+            count=128,
+            chunk=5,
+            options={"endings": "endless", "max_episode_steps": 800},
+        )
+    )
     """The worlds; a decision is held for `chunk` steps."""
     evaluation: dict[str, int | float | bool | str] = field(
         default_factory=lambda: {"split": "test", "endings": "evaluation"}
@@ -53,11 +60,11 @@ class FoundRLRecipe:
     """Learning and guidance."""
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     """Who advises."""
-    iterations: int = 40
+    iterations: int = 12
     """Spells of playing and learning."""
-    decisions: int = 25
+    decisions: int = 20
     """Decisions of each world in a spell; something is learnt after each."""
-    every: int = 5
+    every: int = 2
     """Spells between boundaries, where the policy is evaluated and saved and all worlds start afresh."""
     episodes: int = 64
     """Episodes of an evaluation at a boundary."""

@@ -56,7 +56,8 @@ class Updater:
             noise: DrQ-v2's σ now.
             meter: Gets the metrics.
         """
-        labelled = bool(replay.tensors["advised"].any())
+        imitates = self.imitator is not None or self.config.guidance == "bc"
+        labelled = imitates and bool(replay.tensors["advised"].any())
         if self.config.guidance == "bc":
             if labelled:
                 self._clone(replay.sample(self.config.batch, labelled=True), meter)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from palaestra.envs.driving.arena import Command, Control
+from palaestra.envs.driving.arena import SPACING, Command, Control
 from palaestra.envs.driving.dynamics import AXLE
 from palaestra.envs.driving.rewards import LIGHT_SIGHT
 from palaestra.envs.driving.state import Light, State
@@ -103,11 +103,16 @@ def _road(state: State, row: Tensor) -> Tensor:
 
 
 def _points(state: State, tables: Tables) -> Tensor:
-    cars = state.vehicles
-    index = (state.ego.pointer[:, None] + tables.points_ahead).clamp(max=tables.most - 1)
-    index = index + (state.clocks.route * tables.most)[:, None]
+    """Return the route's points ahead, [W, 2 * points]. Beyond its end it goes on straight: nothing tells of the end."""
+    cars, route = state.vehicles, state.clocks.route
+    ahead = state.ego.pointer[:, None] + tables.points_ahead
+    first = (route * tables.most)[:, None]
+    index = ahead.clamp(max=tables.most - 1) + first
     point = tables.route_points.index_select(0, index.flatten()).view(*index.shape, 2)
-    x, y = point[..., 0] - cars.x[:, :1], point[..., 1] - cars.y[:, :1]
+    beyond = (ahead * SPACING - tables.route_length.take(route)[:, None]).clamp(min=0)
+    yaw = tables.routes[first + tables.most - 1, OfRoute.YAW]
+    x = point[..., 0] + beyond * torch.cos(yaw) - cars.x[:, :1]
+    y = point[..., 1] + beyond * torch.sin(yaw) - cars.y[:, :1]
     cos, sin = cars.cos[:, :1], cars.sin[:, :1]
     return torch.cat((x * cos + y * sin, y * cos - x * sin), 1) * 0.05
 

@@ -66,6 +66,18 @@ def test_road_points_vehicles_and_walkers_are_in_the_egos_frame(road: Arena) -> 
     assert not view[WALKERS + 4 :].any()
 
 
+def test_a_route_goes_on_straight_beyond_its_end(free_road: Arena) -> None:
+    world = DrivingEnv(count=3, maps=free_road, vehicles=0, walkers=0)
+    world.reset(seed=0)
+    ends = int(world.tables.route_length[0])
+    at = torch.tensor([ends, ends - 7, 100])
+    world.state.vehicles.x[:, 0] = world.tables.route_points[at, 0]
+    world.state.ego.pointer = at
+    view = seen(world)[:, POINTS:VEHICLES]
+    assert torch.allclose(view[:, :8], torch.tensor(POINTS_AHEAD) / 20, atol=1e-4)
+    assert torch.allclose(view[:, 8:], torch.zeros(3, 8), atol=1e-4)
+
+
 @pytest.mark.parametrize(("vehicles", "walkers"), [(0, 0), (1, 0), (3, 2), (12, 9)])
 def test_the_vector_is_as_wide_for_any_number_of_others(road: Arena, vehicles: int, walkers: int) -> None:
     world = DrivingEnv(count=2, maps=road, vehicles=vehicles, walkers=walkers)
