@@ -64,7 +64,7 @@ class FoundRLRecipe:
     """Spells of playing and learning."""
     decisions: int = 20
     """Decisions of each world in a spell; something is learnt after each."""
-    every: int = 2
+    every: int = 3
     """Spells between boundaries, where the policy is evaluated and saved and all worlds start afresh."""
     episodes: int = 64
     """Episodes of an evaluation at a boundary."""
