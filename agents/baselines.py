@@ -54,7 +54,8 @@ class SB3VecEnv(VecEnv):
         """Take worlds; `close` closes them.
 
         Args:
-            worlds: With single actions (chunk = 1), a `Box` or `Discrete` action space and no text.
+            worlds: With a `Box` or `Discrete` action space and no text. An action is held for the worlds' chunk: with
+                chunk = 5, Stable-Baselines3 decides at every fifth step, and is paid the sum of the five rewards.
             seed: Of the start states, until `VecEnv.seed` gives another.
 
         Raises:
@@ -78,8 +79,8 @@ class SB3VecEnv(VecEnv):
         return self._shown
 
     def step_async(self, actions: np.ndarray) -> None:
-        """Send one action a row, [B, A] or [B]."""
-        action = torch.as_tensor(actions)[:, None]
+        """Send one action a row, [B, A] or [B], held for the chunk."""
+        action = held(torch.as_tensor(actions), self.worlds.spec.chunk)
         self.worlds.send(torch.arange(self.num_envs), action)
 
     def step_wait(self) -> tuple[Arrays, np.ndarray, np.ndarray, list[dict[str, Any]]]:
@@ -147,24 +148,30 @@ class SB3VecEnv(VecEnv):
 class SB3Policy:
     """A Stable-Baselines3 model as a policy, with the `VecNormalize` statistics it was trained with, if any."""
 
-    def __init__(self, model: BaseAlgorithm, deterministic: bool = True) -> None:
+    def __init__(self, model: BaseAlgorithm, deterministic: bool = True, chunk: int = 1) -> None:
         """Take a model.
 
         Args:
             model: Trained on `SB3VecEnv`, or on the same spaces.
             deterministic: Whether it takes its best action, as it would be deployed, or draws one.
+            chunk: Of the worlds: for how many steps an action is held.
         """
         self.model = model
-        self.deterministic = deterministic
+        self.deterministic, self.chunk = deterministic, chunk
 
     def act(self, observation: Observation) -> Decision:
-        """Decide for N worlds: [N, 1, A] float32, or [N, 1] int64."""
+        """Decide for N worlds: [N, C, A] float32, or [N, C] int64."""
         shown = arrays(observation)
         normaliser = self.model.get_vec_normalize_env()
         if normaliser is not None:
             shown = normaliser.normalize_obs(shown)
         action, _ = self.model.predict(shown, deterministic=self.deterministic)
-        return Decision(torch.as_tensor(action)[:, None])
+        return Decision(held(torch.as_tensor(action), self.chunk))
+
+
+def held(action: torch.Tensor, chunk: int) -> torch.Tensor:
+    """Return actions [N, …] as chunks [N, C, …] that repeat them."""
+    return action[:, None].expand(-1, chunk, *action.shape[1:])
 
 
 def observation_space(spec: WorldSpec) -> spaces.Box | spaces.Dict:
@@ -194,10 +201,6 @@ def _row(shown: Arrays, row: int) -> Arrays:
 
 def _check(spec: WorldSpec) -> None:
     """Refuse worlds that Stable-Baselines3 cannot step."""
-    if spec.chunk != 1:
-        raise ValueError(
-            f"{spec.id} has chunk {spec.chunk}; Stable-Baselines3 plays single actions: make it with chunk=1."
-        )
     if spec.text:
         raise ValueError(f"{spec.id} shows text, which Stable-Baselines3 has no space for.")
     if not isinstance(spec.action, (spaces.Box, spaces.Discrete)):

@@ -8,6 +8,7 @@ from typing import Any
 from palaestra.launch.benches.driving import driving
 from palaestra.launch.benches.exploration import exploration
 from palaestra.launch.benches.guidance import guidance
+from palaestra.launch.benches.learners import learners
 from palaestra.launch.benches.phone import phone
 from palaestra.launch.benches.retrieval import retrieval
 from palaestra.launch.benches.server import server
@@ -20,6 +21,7 @@ BENCHES: dict[str, Callable[..., dict[str, Any]]] = {
     "server": server,
     "driving": driving,
     "guidance": guidance,
+    "learners": learners,
     "phone": phone,
     "retrieval": retrieval,
     "vla": vla,

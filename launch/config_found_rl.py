@@ -28,7 +28,8 @@ class TeacherConfig:
     """scripted: that each batch of answers takes."""
     delay: int | None = 8
     """Decisions after which an answer is used, and waited for if need be, so that runs repeat themselves. None: as soon
-    as it is there, and training never waits."""
+    as it is there, and training never waits. (A model's answers may differ in their last bits with the size of a batch,
+    which is a matter of time.)"""
     server: str = ""
     """Address of the server that the model is asked on, such as http://127.0.0.1:8000; empty: in this process."""
     pixels: int = 32
@@ -44,16 +45,14 @@ class FoundRLRecipe:
     name: str = "found-rl-driving"
     """What the run is called in tables."""
     world: WorldConfig = field(
-        default_factory=lambda: WorldConfig(
-            id="driving/lane-drop-v0",
-            count=128,
-            chunk=5,
-            options={"endings": "endless", "max_episode_steps": 800},
-        )
+        default_factory=lambda: WorldConfig(id="driving/lane-drop-v0", count=128, chunk=5)
     )
     """The worlds; a decision is held for `chunk` steps."""
+    training: dict[str, int | float | bool | str] = field(default_factory=lambda: {"endings": "endless"})
+    """Options of the worlds that are trained in, beside the others: the reward goes on for as long as one drives, which
+    an arrival does not end."""
     evaluation: dict[str, int | float | bool | str] = field(
-        default_factory=lambda: {"split": "test", "endings": "evaluation"}
+        default_factory=lambda: {"split": "test", "endings": "evaluation", "max_episode_steps": 800}
     )
     """Options of the worlds that are evaluated in, beside the others: other maps, where infractions are counted."""
     learner: Annotated[FoundRLConfig, tyro.conf.arg(name="")] = field(default_factory=FoundRLConfig)

@@ -76,6 +76,11 @@ def evaluation_options(recipe: AnyRecipe) -> dict[str, Any]:
     return dict(recipe.world.options) | ({} if isinstance(recipe, Recipe) else recipe.evaluation)
 
 
+def training_options(recipe: AnyRecipe) -> dict[str, Any]:
+    """Return the options of the worlds that a recipe trains in."""
+    return dict(recipe.world.options) | (recipe.training if isinstance(recipe, FoundRLRecipe) else {})
+
+
 def make_worlds(recipe: AnyRecipe, count: int | None = None, training: bool = False) -> Worlds:
     """Return the worlds of a recipe.
 
@@ -85,7 +90,7 @@ def make_worlds(recipe: AnyRecipe, count: int | None = None, training: bool = Fa
         training: Whether they are trained in; some recipes evaluate in others (other maps).
     """
     world = recipe.world
-    options = world.options if training else evaluation_options(recipe)
+    options = training_options(recipe) if training else evaluation_options(recipe)
     return make(
         world.id,
         count or world.count,

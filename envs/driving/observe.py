@@ -103,7 +103,7 @@ def _road(state: State, row: Tensor) -> Tensor:
 
 
 def _points(state: State, tables: Tables) -> Tensor:
-    """Return the route's points ahead, [W, 2 * points]. Beyond its end it goes on straight: nothing tells of the end."""
+    """Return the route's points ahead, [W, 2 * points]; beyond its end it goes on straight, so that none shows."""
     cars, route = state.vehicles, state.clocks.route
     ahead = state.ego.pointer[:, None] + tables.points_ahead
     first = (route * tables.most)[:, None]

@@ -107,9 +107,8 @@ class DrivingEnv(VectorEnv[Observed, Tensor, Tensor]):
             walkers: How many; maps without crosswalks have none.
             cruise: m/s that the reward wants on a free road.
             reward: Which reward.
-            endings: "train": an infraction ends the episode; "endless": so it does, and an arrival cuts the episode off
-                instead of ending it, for rewards that go on as long as one drives (Found-RL's routes are lengthened
-                for ever); "evaluation": infractions are only counted.
+            endings: "train": an infraction ends the episode; "endless": likewise, but an arrival cuts it off instead of
+                ending it, as where routes are lengthened for ever; "evaluation": infractions are only counted.
             max_episode_steps: By default twice what the longest route takes at `cruise`, twice the longest cycle of a
                 signal, and 30 s.
             view: What is shown beside the state: nothing, bird's-eye views, or what those are drawn from.

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from palaestra.agents.found_rl.config import FoundRLConfig, GuardConfig, Guidance
+from palaestra.agents.found_rl.config import FoundRLConfig, GuardConfig, Guidance, QueryConfig
+from palaestra.agents.vlm.tiny_clip import build_tiny_clip
 from palaestra.launch import checkpoint
 from palaestra.launch.cli import main
 from palaestra.launch.commands import _options
@@ -33,12 +34,21 @@ SMALL = FoundRLRecipe(
         id="driving/arterial-v0",
         count=6,
         chunk=3,
-        options={"vehicles": 2, "walkers": 0, "map_count": 1, "max_episode_steps": 12},
+        options={"vehicles": 2, "walkers": 0, "map_count": 1},
     ),
+    training={"endings": "endless", "max_episode_steps": 12},
+    evaluation={"split": "test", "endings": "evaluation", "max_episode_steps": 12},
     learner=FoundRLConfig(
-        guidance="vmr+awag", hidden=16, batch=16, warmup=18, updates=1, capacity=600, guard=GuardConfig(window=2)
+        guidance="vmr+awag",
+        hidden=16,
+        batch=16,
+        warmup=18,
+        updates=1,
+        capacity=600,
+        query=QueryConfig(),
+        guard=GuardConfig(window=2),
     ),
-    teacher=TeacherConfig(quality="noisy", delay=1),
+    teacher=TeacherConfig(quality="noisy", delay=3),
     iterations=4,
     decisions=4,
     every=2,
@@ -61,9 +71,12 @@ def steady(run: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in row.items() if k != "wall_s" and not k.startswith("time/")} for row in rows]
 
 
-def test_a_resumed_run_is_the_run_that_was_not_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    train(SMALL, whole)
+def ends_of_a_run_and_of_one_that_broke_down(
+    recipe: FoundRLRecipe, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Path, Path]:
+    """Return the folders of a run and of the same run, broken down in the middle of a spell and resumed."""
+    whole, stopped = folder / "whole", folder / "stopped"
+    train(recipe, whole)
     iterate = FoundRLRun.iterate
 
     def break_down(run: FoundRLRun) -> dict[str, float]:
@@ -73,19 +86,46 @@ def test_a_resumed_run_is_the_run_that_was_not_stopped(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(FoundRLRun, "iterate", break_down)
     with pytest.raises(RuntimeError, match="lights went out"):
-        train(SMALL, stopped)
+        train(recipe, stopped)
     monkeypatch.setattr(FoundRLRun, "iterate", iterate)
     resume(stopped)
-    assert steady(stopped) == steady(whole)
-    ends = [checkpoint.load(checkpoint.latest(run) or run)[0] for run in (whole, stopped)]
+    return whole, stopped
+
+
+def require_the_same(one: Path, other: Path) -> None:
+    """Fail unless two runs have the same metrics and end in the same checkpoint, bit for bit."""
+    assert steady(other) == steady(one)
+    ends = [checkpoint.load(checkpoint.latest(run) or run)[0] for run in (one, other)]
     assert ends[0].keys() == ends[1].keys()
     assert [name for name in ends[0] if not torch.equal(ends[0][name], ends[1][name])] == []
+
+
+def test_a_resumed_run_is_the_run_that_was_not_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, stopped = ends_of_a_run_and_of_one_that_broke_down(SMALL, tmp_path, monkeypatch)
+    require_the_same(whole, stopped)
     rows = steady(whole)
-    assert rows[-1]["advice/asked"] > 0 and rows[-1]["advice/age"] == 1
+    assert rows[-1]["advice/asked"] == 16 * 6 and rows[-1]["advice/age"] == 3
+    # Answers of the last two decisions before each of the two boundaries were outstanding there, and are given up.
+    assert rows[-1]["advice/lost"] + rows[-1]["advice/outstanding"] == 2 * 2 * 6
     assert {"eval/arrival", "eval/driving_score", "eval/success_once_low"} <= rows[-1].keys()
     # The first checkpoint, which the result refers to, and the newest two.
     assert sorted(folder.name for folder in (whole / "checkpoints").iterdir()) == ["000000", "000002", "000004"]
     assert [entry["name"] for entry in read_result(whole / "result.json")["evaluations"]] == ["before", "after"]
+
+
+def test_a_resumed_run_scales_its_bonuses_as_if_it_had_not_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = build_tiny_clip(tmp_path / "clip", image_size=32, width=32, layers=1, text_width=32, context=48)
+    # One ask at a time: a model's answers may differ in their last bits with the size of a batch.
+    learner = replace(SMALL.learner, guidance="ccaa", query=QueryConfig(every=6))
+    teacher = TeacherConfig(kind="model", model=str(clip), delay=1)
+    whole, stopped = ends_of_a_run_and_of_one_that_broke_down(
+        replace(SMALL, learner=learner, teacher=teacher), tmp_path, monkeypatch
+    )
+    require_the_same(whole, stopped)
+    tensors, _ = checkpoint.load(checkpoint.latest(whole) or whole)
+    assert round(float(tensors["learner.advisor.teacher.count"])) == 16  # one a decision
 
 
 @pytest.mark.parametrize("guidance", ["none", "bc"])
@@ -107,7 +147,7 @@ def test_evaluation_is_on_other_roads_where_infractions_are_counted() -> None:
     trained, tested = make_worlds(SMALL, 2, training=True), make_worlds(SMALL, 2)
     try:
         environments = [worlds.venv for worlds in (trained, tested)]  # type: ignore[attr-defined]
-        assert [env.endings for env in environments] == ["train", "evaluation"]
+        assert [env.endings for env in environments] == ["endless", "evaluation"]
         lengths = [env.tables.route_length for env in environments]
         assert lengths[0].shape != lengths[1].shape or not torch.equal(*lengths)
     finally:
