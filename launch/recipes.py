@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from palaestra.agents.flow.imitation import ImitationConfig
 from palaestra.agents.flow.pi_rl import PiRLConfig
+from palaestra.agents.found_rl.config import FoundRLConfig
 from palaestra.launch.config import (
     AnyRecipe,
     DemonstrationConfig,
@@ -89,7 +90,7 @@ VLA_TABLETOP = VLARecipe(
     decisions=10,
 )
 
-FOUND_RL_DRIVING = FoundRLRecipe()
+FOUND_RL_DRIVING = FoundRLRecipe(learner=FoundRLConfig(guidance="vmr+awag"))
 
 DIGIRL_PHONE = DigiRLRecipe()
 

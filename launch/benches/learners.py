@@ -97,7 +97,8 @@ def our_base(recipe: FoundRLRecipe, worlds: Worlds, steps: int) -> Policy:
     from palaestra.rewards.core import WeightedSum, WorldReward
 
     decisions = steps // (worlds.count * worlds.spec.chunk)
-    learner = FoundRL(worlds.spec, worlds.count, recipe.learner, decisions, recipe.world.device)
+    config = replace(recipe.learner, guidance="none")
+    learner = FoundRL(worlds.spec, worlds.count, config, decisions, recipe.world.device)
     collector = Collector(worlds, WeightedSum({"world": (1.0, WorldReward())}))
     collector.reset(recipe.seed)
     for _ in range(decisions):
