@@ -101,13 +101,13 @@ class DrivingEnv(VectorEnv[Observed, Tensor, Tensor]):
             device: Where all is computed.
             maps: A suite of `palaestra.envs.driving.maps`, or an arena.
             split: Which maps of the suite: "train" or "test".
-            map_count: How many maps of the suite; `map_seed`: of the first.
+            map_count: How many maps of the suite.
+            map_seed: Of the first map.
             vehicles: How many besides the ego.
             walkers: How many; maps without crosswalks have none.
             cruise: m/s that the reward wants on a free road.
             reward: Which reward.
-            endings: "train": an infraction ends the episode; "endless": likewise, and an arrival only cuts it off, as
-                if the route went on; "evaluation": infractions are only counted.
+            endings: "train": infractions, arrivals; "endless": infractions (arrivals cut off); "evaluation": arrivals.
             max_episode_steps: By default twice what the longest route takes at `cruise`, twice the longest cycle of a
                 signal, and 30 s.
             view: What is shown beside the state: nothing, bird's-eye views, or what those are drawn from.
