@@ -112,13 +112,15 @@ class LedgerRecipe(ConversationRecipe):
 
     name: str = "ledger"
     """What the run is called in tables."""
-    imitation: ImitationConfig = field(default_factory=lambda: ImitationConfig(trajectories=1000, epochs=6))
+    imitation: ImitationConfig = field(
+        default_factory=lambda: ImitationConfig(trajectories=2000, epochs=16, learning_rate=3e-3)
+    )
     """Supervised fine-tuning on what a teacher said."""
     mistakes: float = 0.5
     """Share of demonstrations in which the teacher calculates with the wrong operator: what imitation gets wrong."""
     turns: int = 4
     """Calls that are carried out in an episode; one more turn may follow, of which only an answer counts."""
-    iterations: int = 20
+    iterations: int = 30
     """Batches of conversations to learn from."""
     final_episodes: int = 200
     """Held-out tasks of the evaluations before and after."""

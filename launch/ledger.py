@@ -20,7 +20,7 @@ from palaestra.envs.retrieval.tools import ToolWorlds
 from palaestra.launch.config_conversation import LedgerRecipe
 from palaestra.launch.conversation import ConversationRun
 
-TASKS = {"sft": (1000, 1), "rl": (2000, 2), "test": (1000, 3)}
+TASKS = {"sft": (2000, 1), "rl": (2000, 2), "test": (1000, 3)}
 """Of each split, how many and from which seed."""
 
 

@@ -25,11 +25,14 @@ TOKEN_VARIABLE = "PALAESTRA_TOKEN"
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """Serve models over HTTP with OpenAI's API, many asks in one batch."""
+    """Serve models over HTTP with OpenAI's API, many asks in one batch; or a retriever with VRAG's search API."""
 
     model: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """NAME=ENGINE:PATH?option=value&…, once a model. Engines: transformers, open_clip, policy (PATH is a run, or a
     policy of LeRobot), openai (PATH is a server's address), echo. Quote it where it holds a question mark."""
+    search: str = ""
+    """A folder of pages (pictures and PDFs, texts beside them) to be searched at /search, or `tiny` or `documents` for
+    the corpora that are rendered here."""
     host: str = "127.0.0.1"
     """Where to listen. Any address but this machine's own needs a token."""
     port: int = 8000
@@ -60,8 +63,10 @@ class ServeOptions:
     """Torch's threads."""
 
     def __post_init__(self) -> None:
-        if not self.model:
-            raise ValueError("serve needs at least one --model NAME=ENGINE:PATH, such as --model test=echo:")
+        if not self.model and not self.search:
+            raise ValueError(
+                "serve needs at least one --model NAME=ENGINE:PATH, such as --model test=echo:, or --search FOLDER."
+            )
         if not 0 <= self.port < 65536:
             raise ValueError(f"--port is {self.port}; it is 0 (any free one) to 65535.")
         for name in ("max_body_mb", "max_held_mb", "max_pixels", "threads"):
@@ -127,7 +132,10 @@ def serve(options: ServeOptions) -> None:
         app = open_app(options, specs, token)
 
         def ready() -> None:
-            print(f"serving {', '.join(app.models)} at {address(bound)}/v1", flush=True)
+            if app.models:
+                print(f"serving {', '.join(app.models)} at {address(bound)}/v1", flush=True)
+            if options.search:
+                print(f"searching {options.search} at {address(bound)}/search", flush=True)
 
         run(app, bound, ready)
 
@@ -186,10 +194,15 @@ def open_app(options: ServeOptions, specs: list[ModelSpec], token: str | None) -
             hang_seconds=options.hang_seconds,
             name=spec.name,
         )
+    routes = dict(ROUTES)
+    if options.search:
+        from palaestra.launch.server.search import open_search
+
+        routes["/search"] = {"GET": open_search(options.search)}
     limits = Limits(body=options.max_body_mb << 20, bytes=options.max_held_mb << 20, pixels=options.max_pixels)
     weights_from = tuple(options.weights_from)
     return App(
-        models, ROUTES, token=token, weights_from=weights_from, limits=limits, drain_seconds=options.drain_seconds
+        models, routes, token=token, weights_from=weights_from, limits=limits, drain_seconds=options.drain_seconds
     )
 
 

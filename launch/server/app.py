@@ -42,6 +42,8 @@ class Call:
     """Names in lower case."""
     receive: Receive
     """Gives the body in parts."""
+    query: bytes = b""
+    """What follows the path's question mark, as it came."""
     body: bytes = b""
     """Of a POST."""
     rest: str = ""
@@ -134,7 +136,7 @@ class App:
         """Serve one request, or the start and end of the server (ASGI 3)."""
         if scope["type"] == "lifespan":
             return await self._live(receive, send)
-        call = Call(scope["method"], scope["path"], dict(scope["headers"]), receive)
+        call = Call(scope["method"], scope["path"], dict(scope["headers"]), receive, scope["query_string"])
         try:
             answer = await self._serve(call)
         except GoneError:
