@@ -312,11 +312,13 @@ def demo_command(words: Sequence[str]) -> int:
 def list_command(words: Sequence[str]) -> int:
     """List what there is."""
     from palaestra.envs.registry import names
+    from palaestra.envs.retrieval.registry import names as conversations
     from palaestra.launch.bench import BENCHES
     from palaestra.launch.recipes import CONVERSATIONS, RECIPES, TUNINGS
 
     recipes = [*RECIPES, *TUNINGS, *CONVERSATIONS]
-    for title, entries in (("worlds", names()), ("recipes", recipes), ("benches", list(BENCHES))):
+    worlds = [*names(), *conversations()]
+    for title, entries in (("worlds", worlds), ("recipes", recipes), ("benches", list(BENCHES))):
         print(f"{title}:")
         print("\n".join(f"  {entry}" for entry in entries))
     print("Any Gymnasium id and package.module:function are worlds too.")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from palaestra.agents.grpo.batch import collate
-from palaestra.agents.grpo.rollout import Trajectory, recite
+from palaestra.agents.grpo.rollout import Trajectory, recite, waves
 from palaestra.agents.grpo.speaker import Speaker
 from palaestra.agents.losses import weighted_mean
 from palaestra.agents.metrics import require_finite
@@ -45,9 +45,11 @@ def demonstrate(
         plans: What the teacher says in each, turn by turn, the last of which ends the episode.
     """
     trajectories = [Trajectory() for _ in tasks]
-    recite(speaker, worlds, trajectories, list(enumerate(worlds.reset(tasks))), plans, hinted=False)
-    for trajectory, record in zip(trajectories, worlds.records, strict=True):
-        trajectory.record = record
+    for wave in waves(worlds, len(tasks)):
+        some = trajectories[wave]
+        recite(speaker, worlds, some, list(enumerate(worlds.reset(tasks[wave]))), plans[wave], hinted=False)
+        for trajectory, record in zip(some, worlds.records, strict=True):
+            trajectory.record = record
     return [one for one in trajectories if one.record is not None and one.record.finished]
 
 

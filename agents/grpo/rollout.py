@@ -69,6 +69,12 @@ class Trajectory:
         self.turns.append(len(self.anchors) - 1)
 
 
+def waves(worlds: Conversations, count: int) -> list[slice]:
+    """Return which of so many episodes may be in progress at once, one wave after the other."""
+    live = worlds.live or max(count, 1)
+    return [slice(start, start + live) for start in range(0, count, live)]
+
+
 @torch.no_grad()
 def converse(
     speaker: Speaker,
@@ -77,7 +83,7 @@ def converse(
     config: SpeakConfig,
     hints: Sequence[Sequence[str]] | None = None,
 ) -> list[Trajectory]:
-    """Play one episode a task, all at once, and return the conversations.
+    """Play one episode a task, all at once as far as the worlds allow, and return the conversations.
 
     Sampling draws from torch's global generator. An episode that no longer fits into the context, or in which a turn
     of the agent is not closed in time, is cut by length.
@@ -89,6 +95,21 @@ def converse(
         config: How it speaks.
         hints: What a teacher says in each episode before the agent takes over, turn by turn.
     """
+    return [
+        one
+        for wave in waves(worlds, len(tasks))
+        for one in _wave(speaker, worlds, tasks[wave], config, None if hints is None else hints[wave])
+    ]
+
+
+def _wave(
+    speaker: Speaker,
+    worlds: Conversations,
+    tasks: Sequence[Any],
+    config: SpeakConfig,
+    hints: Sequence[Sequence[str]] | None,
+) -> list[Trajectory]:
+    """Play episodes all at once; see `converse`."""
     trajectories, turns = [Trajectory() for _ in tasks], worlds.reset(tasks)
     going = list(enumerate(turns))
     if hints is not None:

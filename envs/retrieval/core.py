@@ -1,6 +1,8 @@
 """Conversations: what worlds of tools say, what they are told, and how an episode came out.
 
-A world's author writes either a plain class whose public methods are tools (`tools.py`), or `Conversations` itself.
+A world's author writes either a plain class whose public methods are tools (`tools.py`), or a class with `reset` and
+`step` over messages with images; `episodes.py` plays many of them. A world that is batched by nature, such as VRAG's,
+is `Conversations` itself.
 """
 
 from __future__ import annotations
@@ -41,7 +43,11 @@ class Reply:
     outcome: Outcome | None = None
     """How the episode ended; None while it goes on."""
     error: str = ""
-    """What broke, where the outcome is "environment"."""
+    """What broke, where the outcome is "environment" or "judge"."""
+    answer: str | None = None
+    """What the agent answered, where that ended the episode."""
+    reward: float | None = None
+    """What the world pays for the episode, where it does, once it is over."""
 
 
 @dataclass(slots=True)
@@ -77,6 +83,11 @@ class Record:
 
 class Conversations(Protocol):
     """Worlds that are talked to, many at once, in lock step."""
+
+    @property
+    def live(self) -> int | None:
+        """How many episodes may be in progress at once; None for any number."""
+        ...
 
     @property
     def records(self) -> Sequence[Record]:

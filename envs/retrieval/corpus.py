@@ -13,6 +13,11 @@ from torch import Tensor
 
 from palaestra.envs.retrieval.views import Box
 
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+"""Endings of files that are pages."""
+MOST_PIXELS = 16_000_000
+"""Of a page."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Page:
@@ -91,34 +96,68 @@ class Corpus:
 
 
 def read_folder(folder: Path, questions: Path | None = None) -> Corpus:
-    """Read page images from a folder, and questions from a JSON-lines file.
+    """Read page images and PDFs from a folder, and questions from a JSON-lines file.
 
     Pages are the folder's PNG, JPEG and WebP files, in the order of their names; `name.txt` beside `name.png` is the
-    page's text, the name itself where there is none; the document is the name up to its last underscore. A line of
+    page's text, the name itself where there is none; the document is the name up to its last underscore. Each page of
+    `name.pdf` is a page name_1, name_2 …, with the text that the PDF holds. A line of
     `questions` (by default the folder's `questions.jsonl`) holds "text", "answer" and "gold" (page names), and
     perhaps "id", "kind" and "split".
 
     Raises:
-        ValueError: No page, a file that is no image, or a line that is no question; each named.
+        ValueError: No page, a file that is no image or no PDF, or a line that is no question; each named.
+        ImportError: There is a PDF, and pypdfium2 is not installed.
     """
-    from PIL import Image, UnidentifiedImageError
-
-    pages = []
-    for path in sorted(one for one in folder.iterdir() if one.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp")):
-        try:
-            with Image.open(path) as image:
-                picture = image.convert("RGB")
-        except (UnidentifiedImageError, OSError) as error:
-            raise ValueError(f"{path} is not an image: {error}. Remove it from the corpus.") from error
-        data = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
-        text = path.with_suffix(".txt")
-        words = text.read_text() if text.exists() else path.stem.replace("_", " ")
-        document = path.stem.rpartition("_")[0] or path.stem
-        pages.append(Page(path.stem, words, data.view(picture.height, picture.width, 3), document))
+    pages: list[Page] = []
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in PICTURES:
+            pages.append(_read_picture(path))
+        elif path.suffix.lower() == ".pdf":
+            pages += _read_pdf(path)
     if not pages:
-        raise ValueError(f"{folder} holds no PNG, JPEG or WebP file: the corpus would be empty.")
+        raise ValueError(f"{folder} holds no PNG, JPEG, WebP or PDF file: the corpus would be empty.")
     source = questions or folder / "questions.jsonl"
     return Corpus(tuple(pages), _read_questions(source) if questions or source.exists() else {})
+
+
+def _read_picture(path: Path) -> Page:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise ValueError(f"{path} has {image.width} x {image.height} pixels, {MOST_PIXELS:,} are allowed.")
+            picture = image.convert("RGB")
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError) as error:
+        raise ValueError(f"{path} is not an image: {error}. Remove it from the corpus.") from error
+    data = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+    text = path.with_suffix(".txt")
+    words = text.read_text() if text.exists() else path.stem.replace("_", " ")
+    document = path.stem.rpartition("_")[0] or path.stem
+    return Page(path.stem, words, data.view(picture.height, picture.width, 3), document)
+
+
+def _read_pdf(path: Path) -> list[Page]:
+    """Render a PDF's pages at 144 dots an inch, less where a page would be too large."""
+    try:
+        import pypdfium2
+    except ImportError as error:
+        raise ImportError(f"{path} is a PDF, which needs pypdfium2: pip install 'palaestra[retrieval]'.") from error
+    try:
+        document = pypdfium2.PdfDocument(path)
+    except pypdfium2.PdfiumError as error:
+        raise ValueError(f"{path} is not a PDF: {error}. Remove it from the corpus.") from error
+    pages = []
+    try:
+        for number, sheet in enumerate(document, start=1):
+            width, height = sheet.get_size()
+            scale = min(2.0, (MOST_PIXELS / max(width * height, 1.0)) ** 0.5)
+            picture = torch.from_numpy(sheet.render(scale=scale, rev_byteorder=True).to_numpy()[..., :3].copy())
+            text = sheet.get_textpage().get_text_bounded()
+            pages.append(Page(f"{path.stem}_{number}", text, picture, path.stem))
+    finally:
+        document.close()
+    return pages
 
 
 def _read_questions(path: Path) -> dict[str, tuple[Question, ...]]:

@@ -52,7 +52,8 @@ def words(text: str, most: int | None = None) -> list[str]:
     return [match.group() for _, match in zip(range(most), re.finditer(r"\w+", text.lower()), strict=False)]
 
 
-def _check_size(size: int) -> int:
+def check_size(size: int) -> int:
+    """Return how many pages there are; an empty corpus is refused."""
     if not size:
         raise ValueError("the corpus is empty: a retriever needs at least one page.")
     return size
@@ -75,7 +76,7 @@ class BM25:
             import bm25s
         except ImportError as error:
             raise ImportError("BM25 needs bm25s: pip install 'palaestra[retrieval]'.") from error
-        self.size = _check_size(len(texts))
+        self.size = check_size(len(texts))
         # A page of no words at all is nobody's hit, but an index of nothing else could not be built.
         index = bm25s.BM25(k1=k1, b=b)
         index.index([words(text) or [""] for text in texts], show_progress=False)
@@ -120,7 +121,7 @@ class Dense:
 
     def __init__(self, pages: Tensor, encode: Encode) -> None:
         """Take page vectors [N, D], on the device where the search shall run, and what makes such of queries."""
-        self.size = _check_size(len(pages))
+        self.size = check_size(len(pages))
         self._pages, self._encode = pages, encode
 
     def search(self, queries: Sequence[str], k: int = 10) -> list[list[Hit]]:
@@ -143,7 +144,7 @@ class MaxSim:
             encode: Queries to [Q, W, D].
             chunk: Pages that are scored at once: bounds the memory.
         """
-        self.size = _check_size(len(pages))
+        self.size = check_size(len(pages))
         if not bool(mask.any(1).all()):
             raise ValueError(f"page {int((~mask.any(1)).nonzero()[0])} has no vector: mask leaves all of it out.")
         self._pages, self._mask, self._encode, self._chunk = pages, mask, encode, chunk

@@ -23,18 +23,23 @@ why and goes on. Any other exception is the world's own failure, and voids the e
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import json
 import re
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, get_type_hints
 
-from torch import Tensor
-
-from palaestra.envs.retrieval.core import Record, Reply, Turn
+from palaestra.envs.retrieval.core import Reply, Turn
+from palaestra.envs.retrieval.episodes import (
+    Clocks,
+    EpisodeWorlds,
+    JudgeError,
+    as_turn,
+    awaited,
+)
+from palaestra.envs.retrieval.isolation import Limits
 
 RESERVED = frozenset({"reset", "reward", "answer", "think"})
 """Names that are no tools."""
@@ -116,98 +121,66 @@ def tools_of(kind: type) -> dict[str, Tool]:
     return found
 
 
-class ToolWorlds:
+class ToolEpisode:
+    """One episode of a plain class; an `Episode`."""
+
+    def __init__(self, make: type) -> None:
+        """Make the world."""
+        self.tools = tools_of(make)
+        self._world: Any = make()
+        self._pattern = re.compile(rf"<({'|'.join((*self.tools, 'answer'))})>(.*?)</\1>", re.DOTALL)
+
+    async def begin(self, row: Mapping[str, Any]) -> Turn:
+        """Begin with a row of named values that the class's `reset` takes."""
+        return as_turn(await awaited(self._world.reset(**row)))
+
+    async def act(self, action: str) -> Reply:
+        """Carry out the first call in what an agent said; thoughts are none."""
+        match = self._pattern.search(re.sub(r"<think>.*?</think>", "", action, flags=re.DOTALL))
+        if match is None:
+            raise CallError(f"call a tool ({', '.join(self.tools)}) or answer")
+        if match.group(1) == "answer":
+            answer = match.group(2).strip()
+            return Reply(None, "answered", answer=answer, reward=await self.pay(answer))
+        tool = self.tools[match.group(1)]
+        return Reply(as_turn(await awaited(getattr(self._world, tool.name)(**tool.arguments(match.group(2))))))
+
+    async def pay(self, answer: str | None) -> float | None:
+        """Return what the class pays for an episode; None where it pays nothing.
+
+        Raises:
+            JudgeError: Its `reward` breaks.
+        """
+        reward = getattr(self._world, "reward", None)
+        if reward is None:
+            return None
+        try:
+            return float(await awaited(reward(answer)))
+        except Exception as error:  # a reward that breaks is a judge that breaks: no reward of 0
+            raise JudgeError(f"{type(error).__name__}: {error}", answer) from error
+
+
+class ToolWorlds(EpisodeWorlds):
     """Conversations in which a plain class's methods are called."""
 
     def __init__(
-        self, make: type, turns: int = 8, *, call_seconds: float = 30.0, episode_seconds: float = 600.0
+        self,
+        make: type,
+        turns: int = 8,
+        clocks: Clocks | None = None,
+        live: int | None = None,
+        limits: Limits | None = None,
     ) -> None:
-        """Take a class, of which one instance is made a row.
-
-        Args:
-            make: The class.
-            turns: Calls that are carried out; one more turn may follow, of which only an answer counts.
-            call_seconds: An asynchronous tool that takes longer breaks its episode; others cannot be interrupted.
-            episode_seconds: An episode that takes longer breaks at its next call.
-        """
+        """Take a class, of which one instance is made a row; see `EpisodeWorlds` for the rest."""
         self.tools = tools_of(make)
-        self._make, self._turns, self._call, self._episode = make, turns, call_seconds, episode_seconds
-        self._pattern = re.compile(rf"<({'|'.join((*self.tools, 'answer'))})>(.*?)</\1>", re.DOTALL)
-        self._worlds: list[Any] = []
-        self._records: list[Record] = []
-        self._began = 0.0
-
-    @property
-    def records(self) -> list[Record]:
-        """The episodes so far, one a row."""
-        return self._records
+        super().__init__(
+            partial(ToolEpisode, make), turns, clocks, live, limits, inspect.signature(make.reset)  # type: ignore[attr-defined]
+        )
 
     @property
     def schema(self) -> list[dict[str, Any]]:
         """The tools as chat templates take them."""
         return [tool.schema for tool in self.tools.values()]
-
-    def reset(self, tasks: Sequence[Mapping[str, Any]]) -> list[Turn]:
-        """Start an episode a task: a row of named values that the class's `reset` takes."""
-        while len(self._worlds) < len(tasks):
-            self._worlds.append(self._make())
-        self._records, self._began = [Record(task) for task in tasks], time.monotonic()
-        turns = [world.reset(**task) for world, task in zip(self._worlds, tasks, strict=False)]
-        return [_turn(said, (str(task), 0)) for said, task in zip(turns, tasks, strict=True)]
-
-    def step(self, rows: Sequence[int], actions: Sequence[str]) -> list[Reply]:
-        """Carry out one call in each of some rows; asynchronous tools run side by side."""
-
-        async def together() -> list[Reply]:
-            return list(await asyncio.gather(*map(self._one, rows, actions)))
-
-        return asyncio.run(together())
-
-    async def _one(self, row: int, action: str) -> Reply:
-        record = self._records[row]
-        record.actions.append(action)
-        match = self._pattern.search(re.sub(r"<think>.*?</think>", "", action, flags=re.DOTALL))
-        if match is not None and match.group(1) == "answer":
-            record.answer = match.group(2).strip()
-            return self._ended(row, "answered")
-        if len(record.actions) > self._turns:
-            return self._ended(row, "turns")
-        anchor = (str(record.task), *record.actions)
-        try:
-            if match is None:
-                raise CallError(f"call a tool ({', '.join(self.tools)}) or answer")
-            if time.monotonic() - self._began > self._episode:
-                raise TimeoutError(f"the episode took more than {self._episode:g} s")
-            tool = self.tools[match.group(1)]
-            said = getattr(self._worlds[row], tool.name)(**tool.arguments(match.group(2)))
-            if inspect.isawaitable(said):
-                said = await asyncio.wait_for(said, self._call)
-            return Reply(_turn(said, anchor))
-        except (ValueError, LookupError) as error:
-            record.invalid += 1
-            return Reply(Turn(f"Invalid: {error}", anchor=anchor, invalid=True))
-        except Exception as error:  # anything else that a tool raises is the world's failure, not the agent's
-            record.error = f"{type(error).__name__}: {error}"
-            record.outcome = "environment"
-            return Reply(None, "environment", record.error)
-
-    def _ended(self, row: int, outcome: Any) -> Reply:
-        record = self._records[row]
-        record.outcome = outcome
-        pay: Callable[[str | None], float] | None = getattr(self._worlds[row], "reward", None)
-        if pay is not None:
-            try:
-                record.reward = float(pay(record.answer))
-            except Exception as error:  # a reward that breaks is a judge that breaks: no reward of 0
-                record.outcome, record.error = "judge", f"{type(error).__name__}: {error}"
-        return Reply(None, record.outcome, record.error)
-
-
-def _turn(said: Any, anchor: Any) -> Turn:
-    """Return what a tool gave as a turn: a text, a picture, or a turn itself."""
-    if isinstance(said, Turn):
-        return said
-    return Turn(images=(said,), anchor=anchor) if isinstance(said, Tensor) else Turn(str(said), anchor=anchor)
 
 
 def _read(text: str, kind: type, name: str) -> Any:

@@ -51,6 +51,8 @@ class _Row:
 class PageWorlds:
     """Conversations about a corpus."""
 
+    live = None
+
     def __init__(
         self, corpus: Corpus, retriever: Retriever, config: PageWorldConfig | None = None, budget: Budget = TINY
     ) -> None:

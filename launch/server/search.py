@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import parse_qs
 
@@ -16,7 +17,7 @@ from palaestra.launch.server.app import Answer, App, Call, HttpError, Route, as_
 
 BEST = 10
 """Pages of a query, as VRAG's server gives."""
-RENDERED = {"tiny": tiny_corpus, "documents": document_corpus}
+RENDERED: dict[str, Callable[[], Corpus]] = {"tiny": tiny_corpus, "documents": document_corpus}
 """Corpora by name."""
 
 

@@ -78,6 +78,20 @@ def test_rows_do_not_depend_on_their_company(talkative: TinySpeaker, corpus: Cor
         assert alone.ids == one.ids and alone.sampled == one.sampled
 
 
+def test_no_more_episodes_are_live_than_allowed(talkative: TinySpeaker, corpus: Corpus) -> None:
+    """A cap of three: the same greedy conversations in waves, each with its own record."""
+    few, tasks = worlds(corpus), corpus.splits["rl"][:8]
+    few.live = 3  # type: ignore[assignment]
+    seen: list[int] = []
+    reset = few.reset
+    few.reset = lambda some: seen.append(len(some)) or reset(some)  # type: ignore[method-assign, func-returns-value]
+    capped = converse(talkative, few, tasks, SpeakConfig(0.0))
+    assert seen == [3, 3, 2] and [one.record.task for one in capped if one.record] == list(tasks)
+    together = converse(talkative, worlds(corpus), tasks, SpeakConfig(0.0))
+    assert [one.ids for one in capped] == [one.ids for one in together]
+    assert len(shown(talkative, corpus, 8)) == 8
+
+
 def test_history_is_kept_as_it_was_sampled(talkative: TinySpeaker, corpus: Corpus) -> None:
     """Every conversation reads: the world's turn, then the agent's, whose words are what the world was told."""
     for one in played(talkative, corpus):

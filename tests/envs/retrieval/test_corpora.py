@@ -77,3 +77,34 @@ def test_wrong_corpora_are_refused(tmp_path: Path) -> None:
         Corpus((page,), {"test": (Question("q", "?", "1", ("b",)),)})
     with pytest.raises(ValueError, match="would be empty"):
         read_folder(tmp_path)
+
+
+def test_pdfs_are_pages(tmp_path: Path) -> None:
+    """Each page a picture with the PDF's own text; what is no PDF is named."""
+    pytest.importorskip("pypdfium2")
+    from matplotlib.backends.backend_pdf import PdfPages
+    from matplotlib.figure import Figure
+
+    with PdfPages(tmp_path / "report.pdf") as pdf:
+        for text, colour in (("annual figures", "red"), ("outlook", "blue")):
+            figure = Figure(figsize=(2, 3), facecolor=colour)
+            figure.text(0.1, 0.5, text, fontsize=12)
+            pdf.savefig(figure, facecolor=colour)
+    row = {"text": "How much?", "answer": "7", "gold": ["report_2"]}
+    (tmp_path / "questions.jsonl").write_text(json.dumps(row))
+    corpus = read_folder(tmp_path)
+    assert [(page.id, page.document, page.text.strip()) for page in corpus.pages] == [
+        ("report_1", "report", "annual figures"), ("report_2", "report", "outlook"),
+    ]  # fmt: skip
+    assert corpus.pages[0].pixels.shape == (432, 288, 3)  # 144 dots an inch
+    assert corpus.pages[0].pixels[0, 0].tolist() == [255, 0, 0] and corpus.splits["test"][0].gold == ("report_2",)
+    (tmp_path / "broken.pdf").write_text("no pdf")
+    with pytest.raises(ValueError, match=r"broken.pdf is not a PDF"):
+        read_folder(tmp_path)
+
+
+def test_pages_that_are_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (60, 40)).save(tmp_path / "a_1.png")
+    monkeypatch.setattr("palaestra.envs.retrieval.corpus.MOST_PIXELS", 1000)
+    with pytest.raises(ValueError, match=r"a_1.png has 60 x 40 pixels, 1,000 are allowed"):
+        read_folder(tmp_path)

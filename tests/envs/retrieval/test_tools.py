@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from palaestra.envs.retrieval.episodes import Clocks
 from palaestra.envs.retrieval.ledger import Ledger, calculate, ledger_tasks
 from palaestra.envs.retrieval.tools import ToolWorlds
 
@@ -113,7 +114,7 @@ def test_outcomes_are_told_apart() -> None:
     (reply,), worlds = said(Odd, "<crash></crash>")
     assert reply.outcome == "environment" == worlds.records[0].outcome and "wires crossed" in reply.error
     assert worlds.records[0].reward is None
-    (reply,), _ = said(Odd, "<wait>5</wait>", call_seconds=0.05)
+    (reply,), _ = said(Odd, "<wait>5</wait>", clocks=Clocks(call=0.05))
     assert reply.outcome == "environment" and "TimeoutError" in reply.error
     (_, reply), worlds = said(Shop, "<price>apple</price>", "<price>pear</price>", turns=1)
     assert reply.outcome == "turns" and worlds.records[0].reward == 0
