@@ -185,6 +185,9 @@ class _Evaluate:
     """Name of a checkpoint, such as 000040; by default the newest."""
     count: int | None = None
     """Worlds in parallel; by default the recipe's."""
+    held_out: bool = False
+    """Of tabletop runs: measure before and after on every held-out split, and with another table's words or pictures;
+    writes RUN/held_out.json."""
 
 
 def evaluate_command(words: Sequence[str]) -> int:
@@ -199,6 +202,8 @@ def evaluate_command(words: Sequence[str]) -> int:
     from palaestra.launch.train import load_policy, make_worlds
 
     recipe = from_json(options.run / "config.json")
+    if options.held_out:
+        return _held_out(options.run, recipe, options.episodes)
     worlds = make_worlds(recipe, options.count)
     try:
         policy = load_policy(options.run, recipe, worlds.spec, options.checkpoint)
@@ -208,6 +213,18 @@ def evaluate_command(words: Sequence[str]) -> int:
         worlds.close()
     print(evaluation.summary)
     print(evaluation.resolution)
+    return 0
+
+
+def _held_out(run: Path, recipe: Any, episodes: int) -> int:
+    from palaestra.launch.config import Recipe
+    from palaestra.launch.held_out import held_out
+
+    if not isinstance(recipe, Recipe):
+        raise ValueError(f"--held-out measures runs on tabletop/* worlds; {run} is of another kind.")
+    for evaluation in held_out(run, recipe, episodes):
+        print(evaluation.summary, flush=True)
+    print(f"result: {run / 'held_out.json'}")
     return 0
 
 

@@ -14,6 +14,7 @@ from palaestra.agents.digirl.config import DigiRLConfig
 from palaestra.agents.flow.imitation import ImitationConfig
 from palaestra.agents.flow.pi_rl import PiRLConfig
 from palaestra.agents.vla.backbone import Tuning
+from palaestra.agents.vla.grounding import GroundingConfig
 from palaestra.agents.vlm.questions import Family
 from palaestra.agents.vlm.sft import SFTConfig
 from palaestra.launch.build import build, read_json
@@ -108,14 +109,20 @@ class Recipe:
 
 @dataclass(frozen=True)
 class VLAConfig(PolicyConfig):
-    """The flow policy over pictures and instructions: an action expert on a vision-language backbone."""
+    """The policy over pictures and instructions, on a vision-language backbone."""
 
+    head: Literal["flow", "tokens"] = "flow"
+    """What makes actions: an action expert that denoises (π0), or the backbone itself, token by token (OpenVLA)."""
+    bins: int = 256
+    """tokens: how many words there are for a number of an action."""
     hidden: int = 128
     """Width of the action expert."""
     base: str = ""
     """Folder of the backbone's checkpoint; where empty, a tiny one with random weights is built."""
     image_size: int = 32
     """Side in pixels to which the tiny backbone resizes pictures."""
+    width: int = 128
+    """Width of the tiny backbone."""
     imitation: Tuning = "full"
     """What of the backbone imitation trains: nothing (frozen), adapters (lora) or all (full)."""
     reinforcement: Tuning = "frozen"
@@ -132,6 +139,8 @@ class VLARecipe(Recipe):
     """What the run is called in tables."""
     policy: VLAConfig = field(default_factory=VLAConfig)
     """The network."""
+    grounding: GroundingConfig = field(default_factory=GroundingConfig)
+    """Before demonstrations, the whole backbone learns to point at what instructions name."""
 
 
 @dataclass(frozen=True)
@@ -310,6 +319,8 @@ def _validate_pi_rl(recipe: Recipe) -> None:
             f"policy.horizon is {policy.horizon} but world.chunk {world.chunk}: the network must predict every action "
             f"that is played. Take --policy.horizon {world.chunk} or more."
         )
+    if isinstance(recipe, VLARecipe) and recipe.grounding.steps and not world.id.startswith("tabletop/"):
+        raise ValueError(f"{world.id} does not say where its things are: take --grounding.steps 0.")
     low, high = policy.noise_bounds
     if not 0 < low <= high:
         raise ValueError(f"policy.noise_bounds are {low} and {high}; they must be positive and ascending.")

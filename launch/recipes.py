@@ -8,6 +8,7 @@ from dataclasses import replace
 from palaestra.agents.flow.imitation import ImitationConfig
 from palaestra.agents.flow.pi_rl import PiRLConfig
 from palaestra.agents.found_rl.config import FoundRLConfig
+from palaestra.agents.vla.grounding import GroundingConfig
 from palaestra.launch.config import (
     AnyRecipe,
     DemonstrationConfig,
@@ -72,22 +73,24 @@ PICK_CUBE = replace(
 
 STACK_CUBE = replace(PICK_CUBE, name="pi-rl-stack-cube", world=replace(PUSH_CUBE.world, id="maniskill/StackCube-v1"))
 
-# Runs from end to end; how far it rises has not been measured yet.
 VLA_TABLETOP = VLARecipe(
     name="vla-tabletop",
     world=WorldConfig(
         id="tabletop/pick-place-v0",
         count=32,
         chunk=4,
-        options={"objects": 2, "receptacles": 1, "kinds": 4, "scenes": 1, "pixels": 64},
+        options={"objects": 2, "receptacles": 1, "kinds": 4, "scenes": 1, "pixels": 32},
     ),
-    policy=VLAConfig(horizon=4, steps=2),
-    demonstrations=DemonstrationConfig(episodes=200, noise=0.2),
-    imitation=ImitationConfig(steps=1500, batch=64),
-    pi_rl=PiRLConfig(form="full", ratio="action", discount=0.9, epochs=2, batch=128, actor_rate=1e-4),
+    policy=VLAConfig(horizon=4, steps=2, hidden=64, image_size=16, width=64, imitation="frozen"),
+    # A backbone with random weights has to learn first what a pre-trained one knows: where things are.
+    grounding=GroundingConfig(steps=900),
+    demonstrations=DemonstrationConfig(episodes=60, noise=0.2),
+    imitation=ImitationConfig(steps=1500, batch=64, reuse=True),
+    pi_rl=PiRLConfig(form="full", ratio="action", discount=0.9, epochs=6, batch=160, actor_rate=2e-4, anneal=80),
     reward=RewardConfig(success=1.0, world=1.0),
-    iterations=100,
+    iterations=80,
     decisions=10,
+    every=20,
 )
 
 FOUND_RL_DRIVING = FoundRLRecipe(learner=FoundRLConfig(guidance="vmr+awag"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,11 @@ from palaestra.agents.flow.imitation import imitate
 from palaestra.agents.flow.pi_rl import PiRL
 from palaestra.agents.flow.policy import FlowPolicy, state_policy
 from palaestra.agents.rollout import Collector
-from palaestra.agents.vla.network import VLANetwork
-from palaestra.agents.vla.policy import backbone_checkpoint, vla_policy
+from palaestra.agents.vla.backbone import Backbone
+from palaestra.agents.vla.policy import backbone_checkpoint, token_policy, vla_policy
+from palaestra.agents.vla.reader import Reader
+from palaestra.agents.vla.token_learner import TokenRL
+from palaestra.agents.vla.token_policy import TokenPolicy
 from palaestra.envs.core import Worlds, WorldSpec
 from palaestra.envs.registry import make
 from palaestra.launch import checkpoint
@@ -101,38 +105,37 @@ def make_worlds(recipe: AnyRecipe, count: int | None = None, training: bool = Fa
     )
 
 
-def make_policy(recipe: Recipe | FoundRLRecipe, spec: WorldSpec) -> FlowPolicy | DrivingPolicy:
+def make_policy(recipe: Recipe | FoundRLRecipe, spec: WorldSpec) -> FlowPolicy | TokenPolicy | DrivingPolicy:
     """Return the untrained policy of a recipe."""
     if isinstance(recipe, FoundRLRecipe):
         from palaestra.agents.found_rl.policy import DrivingPolicy
 
         return DrivingPolicy(spec, recipe.learner.hidden).to(recipe.world.device)
+    if isinstance(recipe, VLARecipe):
+        return make_vla_policy(recipe, spec)
     return make_flow_policy(recipe, spec)
 
 
 def make_flow_policy(recipe: Recipe, spec: WorldSpec) -> FlowPolicy:
-    """Return the untrained policy of a recipe for π_RL."""
-    if isinstance(recipe, VLARecipe):
-        return _make_vla_policy(recipe, spec)
+    """Return the untrained policy of a recipe over the state vector."""
     policy = recipe.policy
     built = state_policy(spec, policy.horizon, policy.steps, policy.hidden, policy.layers, policy.noise_bounds)
     return built.to(recipe.world.device)
 
 
-def _make_vla_policy(recipe: VLARecipe, spec: WorldSpec) -> FlowPolicy:
+def make_vla_policy(recipe: VLARecipe, spec: WorldSpec) -> FlowPolicy | TokenPolicy:
     """Return the untrained policy on its backbone, of which is trained what reinforcement trains."""
     policy = recipe.policy
-    built = vla_policy(
-        spec,
-        backbone_checkpoint(policy.base, policy.image_size),
-        policy.horizon,
-        policy.steps,
-        policy.hidden,
-        policy.layers,
-        policy.noise_bounds,
-        policy.rank if "lora" in (policy.imitation, policy.reinforcement) else 0,
-    )
-    assert isinstance(built.network, VLANetwork)
+    checkpoint = backbone_checkpoint(policy.base, policy.image_size, policy.width)
+    rank = policy.rank if "lora" in (policy.imitation, policy.reinforcement) else 0
+    built: FlowPolicy | TokenPolicy
+    if policy.head == "tokens":
+        built = token_policy(spec, checkpoint, policy.horizon, policy.bins, rank)
+    else:
+        built = vla_policy(
+            spec, checkpoint, policy.horizon, policy.steps, policy.hidden, policy.layers, policy.noise_bounds, rank
+        )
+    assert isinstance(built.network, Reader)
     built.network.backbone.tune(policy.reinforcement)
     return built.to(recipe.world.device)
 
@@ -165,7 +168,7 @@ class PiRLRun(WorldsRun):
     """Few-shot imitation, then reinforcement by π_RL."""
 
     recipe: Recipe
-    learner: PiRL
+    learner: PiRL | TokenRL
 
     def build(self) -> None:
         """Make everything that learns."""
@@ -184,9 +187,13 @@ class PiRLRun(WorldsRun):
         )
         self.group = recipe.pi_rl.group if recipe.pi_rl.advantage == "group" else 1
         self.collector = Collector(self.worlds, self.reward)
-        policy = make_flow_policy(recipe, self.worlds.spec)
-        first = self.worlds.reset(self.start_seed(), self.group)
-        self.learner = PiRL(policy, recipe.pi_rl, first.observation)
+        policy = make_policy(recipe, self.worlds.spec)
+        first = self.worlds.reset(self.start_seed(), self.group).observation
+        if isinstance(policy, TokenPolicy):
+            self.learner = TokenRL(policy, recipe.pi_rl, first)
+        else:
+            assert isinstance(policy, FlowPolicy)
+            self.learner = PiRL(policy, recipe.pi_rl, first)
 
     def prepare(self) -> dict[str, float]:
         """Fit the policy to demonstrations."""
@@ -195,16 +202,36 @@ class PiRLRun(WorldsRun):
         say(f"imitation: {recipe.demonstrations.episodes} demonstrations from {recipe.demonstrations.source}")
         episodes = demonstrations(recipe.demonstrations, recipe.world)
         metrics: dict[str, float] = {}
+        if isinstance(recipe, VLARecipe):
+            metrics = self._ground(recipe)
+            self._backbone().tune(recipe.policy.imitation)
+        metrics |= self._follow(imitate(self.learner.policy, episodes, recipe.imitation))
+        if isinstance(recipe, VLARecipe):
+            self._backbone().tune(recipe.policy.reinforcement)
+        metrics["time/imitation"] = time.perf_counter() - started
+        return metrics
+
+    def _backbone(self) -> Backbone:
         network = self.learner.policy.network
-        if isinstance(recipe, VLARecipe) and isinstance(network, VLANetwork):
-            network.backbone.tune(recipe.policy.imitation)
-        for progress in imitate(self.learner.policy, episodes, recipe.imitation):
+        assert isinstance(network, Reader)
+        return network.backbone
+
+    def _ground(self, recipe: VLARecipe) -> dict[str, float]:
+        """Teach the backbone to point, where the recipe asks for it; return metrics."""
+        if not recipe.grounding.steps:
+            return {}
+        from palaestra.launch.grounding import grounded
+
+        self.tracker.console.print(f"grounding: {recipe.grounding.steps} steps, once for all seeds")
+        return self._follow(grounded(recipe, self._backbone()))
+
+    def _follow(self, steps: Iterator[dict[str, float]]) -> dict[str, float]:
+        """Take supervised training to its end, or to Ctrl-C, and return its last metrics."""
+        metrics: dict[str, float] = {}
+        for progress in steps:
             if self.stopping:
                 raise KeyboardInterrupt
             metrics = {name: value for name, value in progress.items() if "/" in name}
-        if isinstance(recipe, VLARecipe) and isinstance(network, VLANetwork):
-            network.backbone.tune(recipe.policy.reinforcement)
-        metrics["time/imitation"] = time.perf_counter() - started
         return metrics
 
     def restart(self) -> None:

@@ -1,22 +1,21 @@
-"""Supervised fine-tuning of a flow policy on demonstrations."""
+"""Supervised fine-tuning of a policy on demonstrations."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from palaestra.agents.flow.network import C, FlowNetwork
-from palaestra.agents.flow.policy import FlowPolicy
 from palaestra.envs.core import Observation
 from palaestra.envs.episode import Episode
 
 
 @dataclass(frozen=True)
 class ImitationConfig:
-    """Flow matching on chunks of demonstrated actions."""
+    """Gradient steps on chunks of demonstrated actions."""
 
     steps: int = 2000
     """Gradient steps."""
@@ -24,6 +23,46 @@ class ImitationConfig:
     """Chunks a gradient step."""
     learning_rate: float = 1e-3
     """Adam's step size at the start; it falls to zero along a cosine."""
+    reuse: bool = False
+    """Read each demonstrated view once where its reading is not trained (a frozen backbone); holds all that was read in
+    memory."""
+
+
+class Reader(Protocol):
+    """What reads observations for a policy that imitates."""
+
+    horizon: int
+    """H, the actions of a chunk."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing of `observe` is trained."""
+        ...
+
+    def observe(self, observation: Observation) -> Any:
+        """Return what it makes of N observations; rows can be taken from it."""
+        ...
+
+
+class Imitator(Protocol):
+    """A policy that learns from demonstrations, whatever its actions are made of."""
+
+    @property
+    def network(self) -> Reader:
+        """What reads observations."""
+        ...
+
+    def fit(self, observation: Observation, action: Tensor) -> None:
+        """Take the statistics of observations [N, …] and actions [M, A]."""
+        ...
+
+    def imitation_loss(self, context: Any, action: Tensor, mask: Tensor) -> Tensor:
+        """Return the loss of demonstrated chunks [N, H, A] of which [N, H] counts, shape []."""
+        ...
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]:
+        """Return the weights."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,49 +101,22 @@ def windows(episodes: Sequence[Episode], horizon: int) -> Windows:
     return Windows(Observation.concatenate(views), torch.cat(actions), torch.cat(masks))
 
 
-def flow_time(count: int, device: torch.device | None = None) -> Tensor:
-    """Draw training times: Beta(1.5, 1) scaled to (0.001, 1), more mass near the noise (π0, openpi)."""
-    # Beta(a, 1) is U^(1/a): one uniform number, reproducible from torch's generator.
-    return torch.rand(count, device=device) ** (1 / 1.5) * 0.999 + 0.001
-
-
-def flow_matching_loss(
-    network: FlowNetwork[C], context: C, action: Tensor, mask: Tensor, noise: Tensor, t: Tensor
-) -> Tensor:
-    """Return the mean of |v(x_t, t) - (ε - A)|² over demonstrated entries, shape [] (Lipman et al. 2023; π0 eq. 1).
-
-    Args:
-        network: Predicts the velocity.
-        context: What the network made of the N observations.
-        action: [N, H, D], normalised and padded.
-        mask: [N, H] bool.
-        noise: [N, H, D], ε.
-        t: [N].
-    """
-    time = t[:, None, None]
-    velocity = network.field(context, time * noise + (1 - time) * action, t).velocity
-    error = ((velocity - (noise - action)) ** 2).mean(-1)
-    return (error * mask).sum() / mask.sum()
-
-
-def imitate(policy: FlowPolicy, episodes: Sequence[Episode], config: ImitationConfig) -> Iterator[dict[str, float]]:
+def imitate(policy: Imitator, episodes: Sequence[Episode], config: ImitationConfig) -> Iterator[dict[str, float]]:
     """Fit the policy to demonstrations, its normalisers first; yield metrics every hundredth of the way.
 
     Raises:
         FloatingPointError: The loss is not finite.
     """
     data = windows(episodes, policy.network.horizon)
-    if data.observation.state is not None and hasattr(policy.network, "normaliser"):
-        policy.network.normaliser.fit(data.observation.state)
-    policy.scale.fit(data.action[data.mask])
-    action = policy.from_actions(data.action)
+    policy.fit(data.observation, data.action[data.mask])
+    with torch.no_grad():
+        read = policy.network.observe(data.observation) if config.reuse and policy.network.settled else None
     optimiser = torch.optim.AdamW(policy.parameters(), lr=config.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps)
     for step in range(config.steps):
-        index = torch.randint(len(action), (min(config.batch, len(action)),))
-        context = policy.network.observe(data.observation[index])
-        noise, t = torch.randn_like(action[index]), flow_time(len(index))
-        loss = flow_matching_loss(policy.network, context, action[index], data.mask[index], noise, t)
+        index = torch.randint(len(data.action), (min(config.batch, len(data.action)),))
+        context = policy.network.observe(data.observation[index]) if read is None else read[index]
+        loss = policy.imitation_loss(context, data.action[index], data.mask[index])
         optimiser.zero_grad()
         loss.backward()
         gradient = torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)

@@ -16,23 +16,22 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from palaestra.agents.advantages import normalise
-from palaestra.agents.core import Decision, Rollout, explained_variance
-from palaestra.agents.credit import Credit, generalised, grouped
+from palaestra.agents.actor_critic import ActorCritic, ActorCriticConfig, value_head
+from palaestra.agents.core import Decision, Rollout
+from palaestra.agents.credit import Credit
 from palaestra.agents.flow.likelihood import Transitions, transitions
-from palaestra.agents.flow.network import Context, mlp
+from palaestra.agents.flow.network import Context
 from palaestra.agents.flow.policy import FlowPolicy
 from palaestra.agents.flow.samplers import Method, gaussian_entropy, sample
-from palaestra.agents.losses import clipped_surrogate, clipped_value, trajectory_weights, weighted_mean
-from palaestra.agents.metrics import Meter, require_finite
-from palaestra.agents.optimiser import load_optimiser_tensors, optimiser_tensors
+from palaestra.agents.losses import clipped_surrogate, weighted_mean
+from palaestra.agents.metrics import Meter
 from palaestra.envs.core import Observation
 
 
 @dataclass(frozen=True)
-class PiRLConfig:
+class PiRLConfig(ActorCriticConfig):
     """How a flow policy explores and learns from what it found."""
 
     sampler: Method = "sde"
@@ -45,47 +44,14 @@ class PiRLConfig:
     """hybrid: whether the exploring transition is drawn once for all rows (RLinf) or for each row."""
     reduction: Literal["sum", "mean"] = "sum"
     """joint: log-densities are summed (the paper), or divided by K + 1 as in RLinf, which widens the trust region."""
-    advantage: Literal["gae", "group"] = "gae"
-    """PPO's generalised advantages with a critic, or GRPO's group-relative ones without."""
-    group: int = 8
-    """group: episodes that start alike."""
-    keep: tuple[float, float] = (0.1, 0.9)
-    """group: keep groups whose mean score lies here; others teach nothing."""
     critic: Literal["observation", "expert"] = "observation"
     """gae: what the critic reads: the observation (V_vlm), or the action expert's features (V_expert)."""
-    detach_critic: bool = True
-    """Keep the critic's gradient out of the network whose features it reads: expert or backbone."""
     credit: Credit = "chunk"
     """Whether rewards, values and advantages belong to chunks or to single actions."""
     ratio: Credit = "chunk"
     """Whether a probability ratio is taken over a chunk or over each action."""
-    discount: float = 0.99
-    """γ, a decision (credit=chunk) or an action (credit=action)."""
-    decay: float = 0.95
-    """λ of generalised advantages."""
-    clip: float = 0.2
-    """ε of PPO's clipped ratio."""
-    value_clip: float = 0.2
-    """How far a value may move from the old one before its loss stops helping."""
     entropy: float = 0.005
     """noise: bonus on the mean entropy of an entry."""
-    epochs: int = 4
-    """Passes over a rollout."""
-    batch: int = 256
-    """Decisions a gradient step."""
-    actor_rate: float = 3e-4
-    """Adam's step size of the policy."""
-    critic_rate: float = 1e-3
-    """Adam's step size of the critic."""
-    anneal: int = 0
-    """Rollouts over which both step sizes fall to a tenth, linearly, and stay; 0 keeps them as they are."""
-    gradient_clip: float = 1.0
-    """Largest norm of the policy's gradient, and of the critic's."""
-    reuse: bool = True
-    """Read each observation once a rollout where its reading is not trained (a frozen backbone); holds all that was
-    read in memory."""
-    equal_trajectories: bool = False
-    """Weigh each trajectory equally whatever its length, instead of each decision."""
 
     def __post_init__(self) -> None:
         if self.sampler != "noise" and not self.level > 0:
@@ -129,8 +95,10 @@ class _Batch:
         return _Batch(*kept)
 
 
-class PiRL:
+class PiRL(ActorCritic[_Batch]):
     """The learner: explores with a stochastic chain, learns by clipped policy gradients."""
+
+    config: PiRLConfig
 
     def __init__(self, policy: FlowPolicy, config: PiRLConfig, observation: Observation) -> None:
         """Prepare to train `policy` in place.
@@ -140,31 +108,22 @@ class PiRL:
             config: How.
             observation: Any observation of the worlds, from which the critic takes its width.
         """
-        self.config = config
         self._policy = policy
         self.network = policy.network
+        self.credit = config.credit
         context = self.network.observe(observation)
         with torch.no_grad():
-            width = self._critic_input_width(context)
+            width = self._critic_input_width(config, context)
         outputs = policy.chunk if config.credit == "action" else 1
-        leave = nn.Linear(256, outputs)
-        nn.init.normal_(leave.weight, std=0.02)
-        self.critic = nn.Sequential(mlp([width, 256, 256]), nn.SiLU(), leave).to(context.device)
-        self.actor_parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
-        groups: list[dict[str, Any]] = [
-            {"params": self.actor_parameters, "lr": config.actor_rate},
-            {"params": list(self.critic.parameters()), "lr": config.critic_rate},
-        ]
-        self.optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.01)
-        self.learnt = 0
+        super().__init__(policy, config, value_head(width, outputs).to(context.device))
 
     @property
     def policy(self) -> FlowPolicy:
         """The policy as it is deployed: the ODE."""
         return self._policy
 
-    def _critic_input_width(self, context: Context) -> int:
-        if self.config.critic == "observation":
+    def _critic_input_width(self, config: PiRLConfig, context: Context) -> int:
+        if config.critic == "observation":
             return self.network.summary(context).shape[1]
         noise = self._policy.noise(len(context), context.device)
         return self.network.field(context, noise, torch.ones(len(context), device=context.device)).features.shape[1]
@@ -210,73 +169,26 @@ class PiRL:
             return self._value(context, self.network.summary(context))  # the critic asks for no other features
         return self.act(observation).trace["value"]
 
-    def learn(self, rollout: Rollout) -> dict[str, float]:
-        """Improve the policy and the critic from one rollout.
-
-        Raises:
-            FloatingPointError: A loss is not finite.
-        """
-        self._anneal()
-        batch = self._batch(rollout)
-        if not bool(batch.weight.any()):
-            return {"train/decisions": 0.0}
-        with torch.no_grad():
-            old, _ = self._log_densities(batch)
-        meter = Meter()
-        for _ in range(self.config.epochs):
-            for rows in torch.randperm(len(batch.weight)).split(self.config.batch):
-                self._update(batch[rows], old[rows], meter)
-        metrics = meter.means()
-        metrics["train/decisions"] = float((batch.weight > 0).sum())
-        if self.config.advantage == "gae":
-            metrics["train/explained_variance"] = explained_variance(batch.value, batch.target).item()
-        return metrics
-
-    def _anneal(self) -> None:
-        """Set the step sizes of this rollout, and count it."""
-        config = self.config
-        share = 1 - 0.9 * min(1.0, self.learnt / config.anneal) if config.anneal else 1.0
-        for group, rate in zip(self.optimiser.param_groups, (config.actor_rate, config.critic_rate), strict=True):
-            group["lr"] = rate * share
-        self.learnt += 1
-
     def _batch(self, rollout: Rollout) -> _Batch:
         """Return the decisions whose outcome is known, with their advantages."""
-        config = self.config
-        value = rollout.trace["value"]
-        mask = rollout.mask
-        target = value
-        if config.advantage == "group":
-            advantage, mask = grouped(rollout, config.group, config.keep)
-            advantage = advantage[..., None]
-        else:
-            last = self._value_of(rollout.last)
-            final = None if rollout.final is None else self._value_of(rollout.final)
-            advantage, target = generalised(rollout, value, last, final, config.discount, config.decay, config.credit)
-            advantage = normalise(advantage, self._counted(rollout))
-        weight = trajectory_weights(mask, rollout.ended) if config.equal_trajectories else mask.float()
-        kept = mask.flatten().nonzero().flatten()
+        config, judged = self.config, self._judge(rollout)
 
         def flat(tensor: Tensor) -> Tensor:
-            return tensor.flatten(0, 1)[kept]
+            return tensor.flatten(0, 1)[judged.slots]
 
         level = flat(rollout.trace["level"])
         steps = torch.arange(self._policy.steps, device=level.device).expand(len(level), -1)
         index = level.argmax(1, keepdim=True) if config.form == "hybrid" else steps
-        views = rollout.observation.map(lambda tensor: tensor.flatten(0, 1))[kept]
+        views = rollout.observation.map(lambda tensor: tensor.flatten(0, 1))[judged.slots]
         with torch.no_grad():
             context = self.network.observe(views) if config.reuse and self.network.settled else None
         return _Batch(
-            views, context, flat(rollout.trace["points"]), index, level,
-            *(flat(part) for part in (rollout.played, value, target, advantage, weight)),
+            views, context, flat(rollout.trace["points"]), index, level, flat(rollout.played),
+            judged.value, judged.target, judged.advantage, judged.weight,
         )  # fmt: skip
 
-    def _counted(self, rollout: Rollout) -> Tensor:
-        """Return which advantages [T, B, V] belong to something that was played, bool."""
-        if self.config.credit == "chunk":
-            return rollout.mask[..., None]
-        action = torch.arange(self._policy.chunk, device=rollout.mask.device)
-        return rollout.mask[..., None] & (action < rollout.played[..., None])
+    def _old(self, batch: _Batch) -> Tensor:
+        return self._log_densities(batch)[0]
 
     def _log_densities(self, batch: _Batch) -> tuple[Tensor, tuple[Context, Transitions]]:
         """Return the chains' log-densities [N, J', C'] under the current network, and what they came from.
@@ -304,8 +216,7 @@ class PiRL:
         action = torch.arange(self._policy.chunk, device=batch.played.device)
         return (action < batch.played[:, None]).to(torch.float32)
 
-    def _update(self, batch: _Batch, old: Tensor, meter: Meter) -> None:
-        """Take one gradient step."""
+    def _loss(self, batch: _Batch, old: Tensor, meter: Meter) -> Tensor:
         config = self.config
         density, (context, seen) = self._log_densities(batch)
         played = self._played(batch)
@@ -323,42 +234,10 @@ class PiRL:
             meter.add("train/entropy", entropy)
         if config.advantage == "gae":
             value_weight = batch.weight[:, None] * (played if config.credit == "action" else 1)
-            value = self._value(context, seen.features)
-            critic_loss = weighted_mean(
-                clipped_value(value, batch.value, batch.target, config.value_clip), value_weight.expand_as(value)
-            )
-            loss = loss + critic_loss
-            meter.add("train/critic_loss", critic_loss)
-        require_finite(loss, "π_RL's loss", "lower actor_rate or the rewards' scale")
-        self.optimiser.zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.actor_parameters, config.gradient_clip)
-        nn.utils.clip_grad_norm_(self.critic.parameters(), config.gradient_clip)
-        self.optimiser.step()
+            loss = loss + self._critic_loss(self._value(context, seen.features), batch, value_weight, meter)
         with torch.no_grad():
             meter.add("train/actor_loss", actor_loss)
-            meter.add("train/gradient_norm", norm)
             meter.add("train/clip_fraction", weighted_mean(((ratio - 1).abs() > config.clip).float(), weight))
             meter.add("train/approximate_kl", weighted_mean(ratio - 1 - change, weight))
             meter.add("train/noise_std", seen.std.mean())
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return policy, critic and optimiser as named tensors."""
-        parts = {
-            "policy": self._policy.state_dict(),
-            "critic": self.critic.state_dict(),
-            "optimiser": optimiser_tensors(self.optimiser),
-            "counter": {"learnt": torch.tensor(self.learnt)},
-        }
-        return {f"{part}.{name}": value for part, tensors in parts.items() for name, value in tensors.items()}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore `state_dict`; raises on any missing, unknown or misshaped entry."""
-
-        def part(name: str) -> dict[str, Tensor]:
-            return {key.removeprefix(name): value for key, value in state.items() if key.startswith(name)}
-
-        self._policy.load_state_dict(part("policy."))
-        self.critic.load_state_dict(part("critic."))
-        load_optimiser_tensors(self.optimiser, part("optimiser."))
-        self.learnt = int(state["counter.learnt"])
+        return loss

@@ -10,6 +10,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from palaestra.agents.core import Decision
+from palaestra.agents.flow.matching import flow_matching_loss, flow_time
 from palaestra.agents.flow.network import FlowNetwork, StateNetwork
 from palaestra.agents.flow.samplers import sample
 from palaestra.agents.normalise import Normaliser
@@ -83,6 +84,18 @@ class FlowPolicy(nn.Module):
         """
         measure = getattr(self.network, "size", None)
         return 1 if measure is None else int(measure(observation))
+
+    def fit(self, observation: Observation, action: Tensor) -> None:
+        """Take the statistics of demonstrated observations [N, …] and actions [M, A]."""
+        if observation.state is not None and hasattr(self.network, "normaliser"):
+            self.network.normaliser.fit(observation.state)
+        self.scale.fit(action)
+
+    def imitation_loss(self, context: Any, action: Tensor, mask: Tensor) -> Tensor:
+        """Return the flow-matching loss of demonstrated chunks [N, H, A] of which [N, H] counts, shape []."""
+        normal = self.from_actions(action)
+        noise, t = torch.randn_like(normal), flow_time(len(normal), normal.device)
+        return flow_matching_loss(self.network, context, normal, mask, noise, t)
 
     def noise(self, batch: int, device: torch.device) -> Tensor:
         """Return the first point of a denoising, [batch, H, D]."""

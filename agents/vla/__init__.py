@@ -1,1 +1,1 @@
-"""Vision-language-action policies: pictures and an instruction in, chunks of actions out, by flow matching."""
+"""Vision-language-action policies: pictures and an instruction in, chunks of actions out, denoised or as tokens."""

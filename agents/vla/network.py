@@ -2,7 +2,8 @@
 
 The suffix is [proprioception; noisy actions]. Each of its layers attends to the keys and values of one layer of the
 backbone beside its own (π0). Blocks are causal: the prefix does not see the suffix, so that it is computed once;
-proprioception does not see the actions; actions see all.
+proprioception does not see the actions; actions see all. Beside proprioception enters the mean of the backbone's
+outputs: what it concluded, which keys and values hold only in pieces.
 """
 
 from __future__ import annotations
@@ -12,9 +13,8 @@ from torch import Tensor, nn
 
 from palaestra.agents.flow.network import NoiseHead, mlp, time_embedding
 from palaestra.agents.flow.samplers import Field
-from palaestra.agents.normalise import Normaliser
 from palaestra.agents.vla.backbone import Backbone, Prefix
-from palaestra.envs.core import Observation
+from palaestra.agents.vla.reader import Reader
 
 
 class ExpertLayer(nn.Module):
@@ -56,7 +56,7 @@ class ExpertLayer(nn.Module):
         return gated
 
 
-class VLANetwork(nn.Module):
+class VLANetwork(Reader):
     """Pictures, an instruction and proprioception to the velocity of a chunk of actions."""
 
     def __init__(
@@ -83,16 +83,14 @@ class VLANetwork(nn.Module):
         Raises:
             ValueError: The backbone has fewer layers.
         """
-        super().__init__()
+        super().__init__(backbone, state)
         text = backbone.text
         if not 1 <= layers <= text.num_hidden_layers:
             raise ValueError(f"layers is {layers}; the backbone has {text.num_hidden_layers}: take 1 to as many.")
         self.horizon, self.width = horizon, width
-        self.backbone = backbone
-        self.normaliser = Normaliser(state)
         heads, groups = text.num_attention_heads, text.num_key_value_heads
         head = getattr(text, "head_dim", None) or text.hidden_size // heads
-        self.enter_state = nn.Linear(state, hidden)
+        self.enter_state = nn.Linear(text.hidden_size + state, hidden)
         self.enter = mlp([width + 32, hidden, hidden])
         self.layers = nn.ModuleList(ExpertLayer(hidden, heads, groups, head) for _ in range(layers))
         self.norm = nn.RMSNorm(hidden)
@@ -100,32 +98,11 @@ class VLANetwork(nn.Module):
         self.noise = NoiseHead(hidden, horizon, width, noise_bounds)
         nn.init.zeros_(self.leave.bias)
 
-    @property
-    def settled(self) -> bool:
-        """Whether the backbone is frozen: then a prefix stays true while the expert learns."""
-        return self.backbone.tuning == "frozen"
-
-    def observe(self, observation: Observation) -> Prefix:
-        """Return the prefix of N observations, once a decision.
-
-        Raises:
-            ValueError: The observation lacks what the policy was made for, see `Backbone.forward`.
-        """
-        state = observation.state
-        count = len(self.normaliser.mean)
-        if (0 if state is None else state.shape[1]) != count:
-            shown = "none" if state is None else str(state.shape[1])
-            raise ValueError(f"the policy reads {count} numbers of proprioception; the observation holds {shown}.")
-        if state is None:
-            state = self.normaliser.mean.new_zeros(len(observation), 0)
-        prefix: Prefix = self.backbone(observation, self.normaliser(state).clamp(-10, 10))
-        return prefix
-
     def field(self, context: Prefix, x: Tensor, t: Tensor) -> Field:
         """Return velocity [N, H, D], standard deviation [N, H, D] and the mean of the actions' features [N, W]."""
         time = time_embedding(t)[:, None].expand(-1, self.horizon, -1)
         actions = self.enter(torch.cat([x, time], 2))
-        hidden = torch.cat([self.enter_state(context.state)[:, None], actions], 1)
+        hidden = torch.cat([self.enter_state(self.summary(context))[:, None], actions], 1)
         sees, place = _suffix(context.real, hidden.shape[1])
         rotation = self.backbone.rotation(hidden, place)
         skipped = len(context.keys) - len(self.layers)
@@ -134,18 +111,6 @@ class VLANetwork(nn.Module):
         seen = self.norm(hidden[:, 1:])
         features = seen.mean(1)
         return Field(self.leave(seen), self.noise(features), features)
-
-    def size(self, observation: Observation) -> int:
-        """Return how many words' tokens the longest instruction has; pictures are alike in all worlds.
-
-        Raises:
-            ValueError: An instruction is empty or too long.
-        """
-        return max(len(self.backbone.tokens(line)) for line in observation.text)
-
-    def summary(self, context: Prefix) -> Tensor:
-        """Return what V_vlm reads: the mean of the backbone's outputs, padding masked, and proprioception, [N, F]."""
-        return torch.cat([context.mean().float(), context.state], 1)
 
 
 def _suffix(real: Tensor, length: int) -> tuple[Tensor, Tensor]:

@@ -68,6 +68,7 @@ def build_tiny_vlm(
     vocabulary: int = 640,
     context: int = 2048,
     phrases: bool = False,
+    width: int = 128,
 ) -> Path:
     """Write an untrained model of about 0.9 million parameters, its processor and its tokenizer to a new folder.
 
@@ -81,13 +82,14 @@ def build_tiny_vlm(
         vocabulary: Most tokens of the tokenizer, at least 256 bytes and 6 special ones.
         context: Longest prompt and answer together, in tokens.
         phrases: Let a token span words, so that set phrases of the corpus are read and said in one token each.
+        width: Of the language model; a multiple of 16. The vision tower has three quarters of it.
 
     Returns:
         `path`, for `AutoModelForImageTextToText.from_pretrained` and `AutoProcessor.from_pretrained`.
 
     Raises:
         FileExistsError: `path` exists and is not an empty folder.
-        ValueError: `image_size`, `vocabulary` or `context` cannot be.
+        ValueError: `image_size`, `vocabulary`, `context` or `width` cannot be.
     """
     if image_size < PATCH or image_size % PATCH:
         nearest = max(PATCH, round(image_size / PATCH) * PATCH)
@@ -96,13 +98,15 @@ def build_tiny_vlm(
         raise ValueError(f"vocabulary is at least {256 + len(SPECIAL)} (bytes, specials), got {vocabulary}.")
     if context <= (image_size // PATCH) ** 2:
         raise ValueError(f"context {context} leaves no room beside a picture of {(image_size // PATCH) ** 2} tokens.")
+    if width < 16 or width % 16:
+        raise ValueError(f"width is a multiple of 16, got {width}.")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise FileExistsError(f"{path} exists; choose a new folder, or remove it.")
     tokenizer = train_tokenizer(CORPUS if corpus is None else corpus, vocabulary, context, phrases)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
-        _model(len(tokenizer), seed, image_size, context).save_pretrained(temporary)
+        _model(len(tokenizer), seed, image_size, context, width).save_pretrained(temporary)
         _processor(tokenizer, image_size).save_pretrained(temporary)
         temporary.chmod(0o755)
         os.replace(temporary, path)
@@ -159,7 +163,7 @@ def _processor(tokenizer: TokenizersBackend, image_size: int) -> LlavaProcessor:
     )
 
 
-def _model(tokens: int, seed: int, image_size: int, context: int) -> LlavaForConditionalGeneration:
+def _model(tokens: int, seed: int, image_size: int, context: int, width: int) -> LlavaForConditionalGeneration:
     """Return the untrained model."""
     from transformers import (
         GenerationConfig,
@@ -171,11 +175,12 @@ def _model(tokens: int, seed: int, image_size: int, context: int) -> LlavaForCon
 
     pad, end, image = (SPECIAL.index(token) for token in (PAD, END, IMAGE))
     vision = SiglipVisionConfig(
-        image_size=image_size, patch_size=PATCH, hidden_size=96, intermediate_size=192, num_hidden_layers=2,
+        image_size=image_size, patch_size=PATCH, hidden_size=width * 3 // 4, intermediate_size=width * 3 // 2,
+        num_hidden_layers=2,
         num_attention_heads=4, vision_use_head=False,
     )
     text = LlamaConfig(
-        vocab_size=tokens, hidden_size=128, intermediate_size=384, num_hidden_layers=3,
+        vocab_size=tokens, hidden_size=width, intermediate_size=3 * width, num_hidden_layers=3,
         num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=context, tie_word_embeddings=True,
         pad_token_id=pad, bos_token_id=None, eos_token_id=end, initializer_range=0.05,
     )

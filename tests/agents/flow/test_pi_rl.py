@@ -239,7 +239,7 @@ def test_step_sizes_fall_to_a_tenth_and_stay() -> None:
 def test_a_loss_that_is_not_finite_stops() -> None:
     learner = learner_of()
     rollout, _ = one_step(learner)
-    with pytest.raises(FloatingPointError, match="π_RL's loss"):
+    with pytest.raises(FloatingPointError, match="the loss of reinforcement"):
         learner.learn(replace(rollout, rewards=torch.full_like(rollout.rewards, torch.nan)))
 
 

@@ -12,10 +12,12 @@ from palaestra.agents.flow.policy import FlowPolicy
 from palaestra.agents.flow.samplers import sample
 from palaestra.agents.rollout import Collector
 from palaestra.agents.vla.backbone import Prefix
+from palaestra.agents.vla.grounding import GroundingConfig, ground
 from palaestra.agents.vla.network import VLANetwork
 from palaestra.agents.vla.policy import LONGEST, backbone_checkpoint, vla_policy
 from palaestra.agents.vlm.tiny import IMAGE
 from palaestra.envs.core import Observation, Worlds
+from palaestra.envs.manipulation.tabletop.pointing import pointing
 from palaestra.envs.manipulation.tabletop.world import demonstrate
 from palaestra.envs.registry import make
 
@@ -268,3 +270,30 @@ def test_what_cannot_be_built_is_refused(worlds: Worlds) -> None:
         vla_policy(replace(worlds.spec, images={}), checkpoint, horizon=3)
     with pytest.raises(ValueError, match="made without adapters"):
         vla_policy(worlds.spec, checkpoint, horizon=3).network.backbone.tune("lora")  # type: ignore[attr-defined]
+
+
+def test_pointing_is_learnt(worlds: Worlds) -> None:
+    """The error falls below that of always saying the middle, and only what is tuned moves."""
+    _, network = fresh(worlds)
+    view, places = pointing(256, seed=3, count=64, pixels=32, objects=1, receptacles=1, kinds=1, scenes=1)
+    assert view.images["overhead"].shape == (256, 32, 32, 3) and places.abs().max() <= 1
+    backbone = network.backbone
+    backbone.fit(view.images)
+    backbone.tune("full")
+    errors = [
+        metrics["train/pointing_error"]
+        for metrics in ground(backbone, view, places, GroundingConfig(steps=60, batch=32, learning_rate=3e-3))
+    ]
+    assert len(errors) == 60 and sum(errors[-5:]) / 5 < 0.8 * places.std(0).square().mean().sqrt()
+
+
+def test_colours_are_taken_from_pictures(worlds: Worlds) -> None:
+    """Red half dark and half bright, green and blue always 51: means of .5, .2 and .2, and a guarded spread."""
+    backbone = fresh(worlds)[1].backbone
+    picture = torch.full((2, 4, 4, 3), 51, dtype=torch.uint8)
+    picture[0, ..., 0], picture[1, ..., 0] = 0, 255
+    backbone.fit({"overhead": picture})
+    torch.testing.assert_close(backbone._mean.flatten(), torch.tensor([0.5, 0.2, 0.2]))
+    spread = torch.tensor([0.5 * (32 / 31) ** 0.5, 1 / 255, 1 / 255])
+    torch.testing.assert_close(backbone._std.flatten(), spread)
+    assert "_mean" in backbone.state_dict()

@@ -1,0 +1,53 @@
+"""A recipe's backbone, taught to point once and kept: what it learns depends on nothing of the run's seed."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save
+
+from palaestra.agents.vla.backbone import Backbone
+from palaestra.agents.vla.grounding import ground
+from palaestra.envs.manipulation.tabletop.pointing import pointing
+from palaestra.envs.manipulation.tabletop.world import WORLDS
+from palaestra.launch.config import VLARecipe
+from palaestra.launch.files import write_atomically
+from palaestra.launch.randomness import seeded
+
+
+def grounded(recipe: VLARecipe, backbone: Backbone) -> Iterator[dict[str, float]]:
+    """Teach a recipe's fresh backbone to point; yield metrics on the way, none where the outcome is already kept.
+
+    Weights fresh from the dice take the views' colours first (`Backbone.fit`).
+    """
+    kept = _place(recipe)
+    if kept.is_file():
+        backbone.load_state_dict(load_file(kept))
+        return
+    config, world = recipe.grounding, recipe.world
+    with seeded(config.seed):
+        view, places = pointing(config.views, config.seed, **{**WORLDS[world.id].keywords, **world.options})
+        if not recipe.policy.base:
+            backbone.fit({name: picture[:64] for name, picture in view.images.items()})
+        backbone.tune("full")
+        yield from ground(backbone, view, places, config)
+    write_atomically(kept, save({name: value.contiguous() for name, value in backbone.state_dict().items()}))
+
+
+def _place(recipe: VLARecipe) -> Path:
+    """Return where the outcome is kept: in the user's cache, named by everything that it depends on."""
+    policy, world = recipe.policy, recipe.world
+    cause = {
+        "grounding": dataclasses.asdict(recipe.grounding),
+        "base": policy.base, "image_size": policy.image_size, "width": policy.width,
+        "world": world.id, "options": dict(world.options), "torch": torch.__version__,
+    }  # fmt: skip
+    digest = hashlib.blake2b(json.dumps(cause, sort_keys=True).encode(), digest_size=8).hexdigest()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "palaestra"
+    return cache / "grounded" / f"{digest}.safetensors"
