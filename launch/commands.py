@@ -295,6 +295,8 @@ class _Compare:
     """What makes a group: entries of the result or of the recipe, such as pi_rl.sampler."""
     column: Literal["success_once", "success_at_end"] = "success_once"
     """Which success."""
+    over: Literal["env_steps", "wall_s"] = "env_steps"
+    """What curves, and success while learning, are taken over: steps of all worlds, or seconds of the run."""
 
 
 def compare_command(words: Sequence[str]) -> int:
@@ -305,7 +307,7 @@ def compare_command(words: Sequence[str]) -> int:
     from palaestra.launch.compare import compare
     from palaestra.launch.report import write_report
 
-    comparison = compare(options.runs, options.out, by=options.by, column=options.column)
+    comparison = compare(options.runs, options.out, by=options.by, column=options.column, over=options.over)
     Console().print(comparison.table())
     print("".join(f"note: {note}\n" for note in comparison.notes), end="")
     print(f"figure: {options.out / 'compare.png'}\nreport: {write_report(comparison, options.out / 'report.html')}")

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 THRESHOLDS = np.arange(101) / 100
 POINTS = 60
-"""Where a curve over environment steps is read."""
+"""Where a curve is read."""
+Clock = Literal["env_steps", "wall_s"]
+"""What curves are drawn against: steps of all worlds, or seconds since the run began, evaluations included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +51,11 @@ class Group:
     iqm: Estimate | None
     """Interquartile mean of `scores`."""
     area: Estimate | None
-    """Mean success while learning, over the steps that all groups have."""
+    """Mean success while learning, over the stretch that all runs have."""
     areas: Array
     """[R, M]: each run's, empty where a run has no curve."""
     curve: Curve | None
-    """Interquartile mean of success against environment steps."""
+    """Interquartile mean of success against the clock."""
 
     @property
     def rate(self) -> float:
@@ -66,13 +68,14 @@ class Comparison:
     """Groups side by side."""
 
     column: Column
+    over: Clock
     worlds: tuple[str, ...]
     """Those that every group played: what scores and curves are over."""
     groups: tuple[Group, ...]
     improvement: Mapping[tuple[str, str], Estimate]
     """P(a run of the first group beats one of the second), for each ordered pair of labels."""
     area_difference: Mapping[tuple[str, str], Estimate]
-    """Area under the success curve, first minus second, where both groups have the same seeds (paired)."""
+    """Area under the success curve, first minus second, over the seeds that both groups have (paired)."""
     notes: tuple[str, ...]
     """What the reader must know before believing a number."""
 
@@ -123,6 +126,7 @@ class Comparison:
         return {
             "format": 1,
             "column": self.column,
+            "over": self.over,
             "worlds": list(self.worlds),
             "groups": [
                 {
@@ -159,7 +163,7 @@ class Comparison:
                 draw_intervals(intervals, scored, colours, "interquartile mean of success over seeds")
             else:
                 draw_intervals(intervals, rates, colours, "success rate, pooled episodes (Wilson)")
-            draw_curves(curves, [group.curve for group in self.groups if group.curve], colours)
+            draw_curves(curves, [group.curve for group in self.groups if group.curve], colours, self.over)
             _draw_profiles(profiles, self.groups, colours)
             if len(self.groups) > 1 and self.improvement:
                 labels = [group.label for group in self.groups]
@@ -178,6 +182,7 @@ def compare(
     *,
     by: Sequence[str] = ("recipe",),
     column: Column = "success_once",
+    over: Clock = "env_steps",
 ) -> Comparison:
     """Compare runs, grouped by what they have in common.
 
@@ -186,6 +191,7 @@ def compare(
         out: A folder for compare.json, compare.md and compare.png; None writes nothing.
         by: What makes a group: entries of result.json or config.json by dotted name, such as "pi_rl.sampler".
         column: Which success: at any time of an episode, or at its end.
+        over: What success while learning is taken over.
 
     Returns:
         The comparison, with a table for the terminal, Markdown, JSON and a figure.
@@ -208,9 +214,9 @@ def compare(
     worlds = tuple(sorted(shared))
     if not worlds:
         notes.append("The groups share no world, so no score is set against another.")
-    grid = _grid([run for run in read if run.result["world"] in shared], column)
-    groups = tuple(_group(label, members, worlds, grid, column, notes) for label, members in grouped.items())
-    comparison = Comparison(column, worlds, groups, _improvement(groups), _area_difference(groups), tuple(notes))
+    grid = _grid([run for run in read if run.result["world"] in shared], column, over)
+    groups = tuple(_group(label, members, worlds, grid, column, over, notes) for label, members in grouped.items())
+    comparison = Comparison(column, over, worlds, groups, _improvement(groups), _area_difference(groups), tuple(notes))
     if out is not None:
         write_atomically(out / "compare.json", json.dumps(comparison.to_json(), indent=2).encode() + b"\n")
         write_atomically(out / "compare.md", comparison.markdown().encode())
@@ -276,7 +282,7 @@ def _refuse_twins(label: str, runs: Sequence[Run], by: Sequence[str]) -> None:
 
 
 def _group(
-    label: str, runs: Sequence[Run], worlds: Sequence[str], grid: Array, column: Column, notes: list[str]
+    label: str, runs: Sequence[Run], worlds: Sequence[str], grid: Array, column: Column, over: Clock, notes: list[str]
 ) -> Group:
     successes = sum(run.outcomes[-1].successes(column) for run in runs)
     episodes = sum(len(run.outcomes[-1].episodes) for run in runs)
@@ -292,7 +298,7 @@ def _group(
         notes.append(f"{label}: one seed, so there is no interval between seeds; only episodes can be trusted.")
     curves = np.empty(0)
     if seeds and grid.size and all(run.series(f"eval/{column}")[0].size for row in matrix for run in row):
-        curves = np.array([[np.interp(grid, *run.series(f"eval/{column}")) for run in row] for row in matrix])
+        curves = np.array([[np.interp(grid, *run.series(f"eval/{column}", over)) for run in row] for row in matrix])
     areas = statistics.success_area(grid, curves) if curves.size else np.empty(0)
     return Group(
         label,
@@ -309,9 +315,9 @@ def _group(
     )
 
 
-def _grid(runs: Sequence[Run], column: Column) -> Array:
-    """Return environment steps that every run with a curve has reached: [T], empty where there are none."""
-    spans = [run.series(f"eval/{column}")[0] for run in runs]
+def _grid(runs: Sequence[Run], column: Column, over: Clock) -> Array:
+    """Return the steps or seconds that every run with a curve has reached: [T], empty where there are none."""
+    spans = [run.series(f"eval/{column}", over)[0] for run in runs]
     spans = [at for at in spans if at.size > 1]
     if not spans:
         return np.empty(0)
@@ -331,12 +337,13 @@ def _improvement(groups: Sequence[Group]) -> dict[tuple[str, str], Estimate]:
 
 
 def _area_difference(groups: Sequence[Group]) -> dict[tuple[str, str], Estimate]:
-    pairs = [(a, b) for n, a in enumerate(groups) for b in groups[n + 1 :] if a.seeds == b.seeds]
-    return {
-        (a.label, b.label): statistics.paired_difference(a.areas, b.areas)
-        for a, b in pairs
-        if a.areas.size and b.areas.size
-    }
+    found = {}
+    for a, b in ((a, b) for n, a in enumerate(groups) for b in groups[n + 1 :]):
+        both = [seed for seed in a.seeds if seed in b.seeds]
+        if both and a.areas.size and b.areas.size:
+            first, second = (group.areas[[group.seeds.index(seed) for seed in both]] for group in (a, b))
+            found[a.label, b.label] = statistics.paired_difference(first, second)
+    return found
 
 
 # --------------------------------------------------------------------------------------------------------- as text

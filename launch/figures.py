@@ -214,12 +214,14 @@ def draw_time(run: Run) -> Draw:
 # ------------------------------------------------------------------------------------------------------- many runs
 
 
-def draw_curves(axis: Axes, curves: Sequence[Curve], colours: Mapping[str, str]) -> None:
-    """Draw groups' success against environment steps."""
+def draw_curves(axis: Axes, curves: Sequence[Curve], colours: Mapping[str, str], over: str = "env_steps") -> None:
+    """Draw groups' success against environment steps, or against the seconds of the wall clock."""
+    steps = over == "env_steps"
     _plot(axis, curves, colours)
     _percent(axis)
-    _thousands(axis, True)
-    axis.set(title="sample efficiency", xlabel="environment steps")
+    _thousands(axis, steps)
+    title = "sample efficiency" if steps else "success against the wall clock"
+    axis.set(title=title, xlabel="environment steps" if steps else "seconds")
 
 
 def draw_intervals(

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from palaestra.launch import statistics
 from palaestra.launch.compare import compare
+from palaestra.launch.track import read_metrics
 
 MakeRun = Callable[..., Path]
 PUSH, PICK = "maniskill/PushCube-v1", "maniskill/PickCube-v1"
@@ -41,6 +42,25 @@ def test_numbers_of_two_groups_over_three_seeds(make_run: MakeRun, tmp_path: Pat
     assert difference.value == pytest.approx(sde.area.value - noise.area.value)
     assert sde.curve is not None and sde.curve.low is not None and np.all(sde.curve.low <= sde.curve.value)
     assert sde.curve.at[[0, -1]] == pytest.approx([0, 60 * 2048])
+
+
+def test_groups_are_paired_over_the_seeds_that_both_have(make_run: MakeRun) -> None:
+    runs = several(make_run, {"sde": [0.95, 0.97, 0.9], "noise": [0.7, 0.92, 0.65]})
+    whole, part = compare(runs), compare([run for run in runs if run.name != "noise-1"])
+    areas = [group.areas[:, 0] for group in whole.groups]
+    expected = ((areas[0] - areas[1])[[0, 2]]).mean()
+    assert part.area_difference["sde", "noise"].value == pytest.approx(expected)
+    assert part.area_difference["sde", "noise"].value != pytest.approx(whole.area_difference["sde", "noise"].value)
+
+
+def test_curves_over_the_wall_clock(make_run: MakeRun) -> None:
+    runs = several(make_run, {"sde": [0.95, 0.97], "noise": [0.7, 0.92]})
+    found = compare(runs, over="wall_s")
+    curve = found.groups[0].curve
+    seconds = [row["wall_s"] for row in read_metrics(runs[0] / "metrics.jsonl") if "eval/success_once" in row]
+    assert curve is not None and curve.at[[0, -1]] == pytest.approx([seconds[0], seconds[-1]])
+    assert found.to_json()["over"] == "wall_s"
+    assert found.figure().startswith(b"\x89PNG")
 
 
 def test_files_hold_the_same_numbers(make_run: MakeRun, tmp_path: Path) -> None:
