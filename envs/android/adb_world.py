@@ -6,14 +6,10 @@ It shows and takes what `world.PhoneEnv` does, so the same agent acts in both.
 from __future__ import annotations
 
 import shlex
-import socket
-import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import hypot
-from pathlib import Path
 from typing import Any, ClassVar
 
 import gymnasium
@@ -21,6 +17,7 @@ import numpy as np
 from gymnasium import spaces
 
 from palaestra.envs.android.actions import LONGEST, Action, ActionError, ActionText, parse
+from palaestra.envs.android.adb import Adb, Program, claimed, turn
 from palaestra.envs.android.device import SLOP
 from palaestra.envs.android.tasks.template import Split
 from palaestra.envs.android.views import TALL, WIDTH
@@ -41,87 +38,12 @@ class ShellTask:
     """A shell line whose status is 0 where the task is done, 1 where it is not; anything else is a fault."""
 
 
-class Adb:
-    """One phone behind an adb server of its own: where a server fails, it fails for one phone."""
-
-    def __init__(self, serial: str, program: str = "adb", timeout: float = 30.0) -> None:
-        self.serial, self._program, self._timeout = serial, program, timeout
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = str(probe.getsockname()[1])
-
-    def connect(self, seconds: float = 120.0) -> None:
-        """Wait until the phone has booted.
-
-        Raises:
-            RuntimeError: Where it has not after so long.
-        """
-        deadline = time.monotonic() + seconds
-        while True:
-            if ":" in self.serial:
-                self._run("connect", self.serial)
-            said = self._run("-s", self.serial, "shell", "getprop sys.boot_completed")
-            if said.stdout.strip() == b"1":
-                return
-            if time.monotonic() > deadline:
-                why = (said.stderr or said.stdout).decode(errors="replace").strip()
-                why = why or "still booting"
-                raise RuntimeError(f"the phone {self.serial} is not there after {seconds:g} s: {why}")
-            time.sleep(0.2)
-
-    def shell(self, line: str) -> tuple[int, str]:
-        """Run a line on the phone and return its status and output. A lost connection is made anew, once.
-
-        Raises:
-            RuntimeError: Where the phone does not answer.
-        """
-        done = self._alive("shell", line)
-        return done.returncode, done.stdout.decode(errors="replace")
-
-    def screen(self) -> np.ndarray:
-        """Return the screen, [height, width, 3] uint8.
-
-        Raises:
-            RuntimeError: Where the phone does not answer, or no picture.
-        """
-        data = self._alive("exec-out", "screencap").stdout
-        width, height = (int(number) for number in np.frombuffer(data[:8], "<u4")) if len(data) > 16 else (0, 0)
-        start = len(data) - 4 * width * height  # the head has 12 bytes before Android 9, then 16
-        if not width or start not in (12, 16):
-            raise RuntimeError(f"the phone {self.serial} gave no picture: {data[:80]!r}")
-        return np.frombuffer(data, np.uint8, offset=start).reshape(height, width, 4)[..., :3]
-
-    def close(self) -> None:
-        """End the server."""
-        self._run("kill-server")
-
-    def _alive(self, *words: str) -> subprocess.CompletedProcess[bytes]:
-        for attempt in range(2):
-            done = self._run("-s", self.serial, *words)
-            lost = done.stderr.startswith((b"error: ", b"adb: ")) or done.returncode == 124
-            if not lost:
-                return done
-            if attempt == 0:
-                self._run("kill-server")
-                self.connect(10.0)
-        raise RuntimeError(f"the phone {self.serial} does not answer: {done.stderr.decode(errors='replace').strip()}")
-
-    def _run(self, *words: str) -> subprocess.CompletedProcess[bytes]:
-        command = [self._program, "-P", self._port, *words]
-        try:
-            return subprocess.run(command, capture_output=True, timeout=self._timeout, check=False)
-        except subprocess.TimeoutExpired:
-            return subprocess.CompletedProcess(command, 124, b"", f"no answer for {self._timeout:g} s".encode())
-        except FileNotFoundError as error:
-            hint = "install adb, or name it by adb=PATH"
-            raise RuntimeError(f"there is no program {self._program!r}: {hint}.") from error
-
-
 class AdbPhoneEnv(gymnasium.Env[dict[str, Any], str]):
     """`android/adb-v0`: one phone behind adb. Observation, action, reward and info are those of `PhoneEnv`, of one row.
 
-    Faults (a phone that freezes, reboots, or is unplugged) are raised by `step` and `reset` as RuntimeError, after one
-    attempt to connect again; the pool records them, voids the episode and begins the next.
+    A lost connection is made anew, once. Faults (a phone that freezes, reboots, or is unplugged) are raised by `step`
+    as RuntimeError; the pool records them, voids the episode, and makes a world anew, which boots its phone again where
+    it has `boot`. `reset` tries twice. Evaluations play another start for each that a fault voided, once.
 
     >>> phone = AdbPhoneEnv("127.0.0.1:5555", templates=["open-app"])  # doctest: +SKIP
     """
@@ -140,6 +62,8 @@ class AdbPhoneEnv(gymnasium.Env[dict[str, Any], str]):
         width: int = WIDTH,
         max_steps: int = 20,
         patience: float = 6.0,
+        boot: str = "",
+        timeout: float = 30.0,
         adb: str = "adb",
     ) -> None:
         """Take a phone that no other world has, and wait until it has booted.
@@ -155,10 +79,14 @@ class AdbPhoneEnv(gymnasium.Env[dict[str, Any], str]):
             width: Pixels.
             max_steps: Actions after which an episode is cut.
             patience: Seconds to wait for two equal pictures after an action.
+            boot: A command line that starts the phone and runs as long as it does, such as "emulator -avd A -read-only
+                -no-window -ports {console},{port}". Worlds boot one after the other. By default it is there already.
+            timeout: Seconds that the phone may take for an answer; then it counts as frozen.
             adb: The program.
 
         Raises:
             RuntimeError: Where no phone is free, or it does not boot.
+            ValueError: For a `boot` with unknown braces.
         """
         self._kinds = chosen(templates, family, level, split)
         self._split, self._tasks, self._patience = split, tasks, patience
@@ -167,16 +95,38 @@ class AdbPhoneEnv(gymnasium.Env[dict[str, Any], str]):
         text = spaces.Text(WORDS + LONGEST)
         self.observation_space = spaces.Dict({"screen": picture, "previous": picture, "text": text})
         self.action_space = ActionText()
-        serial, self._claim = _claimed([name.strip() for name in serials.split(",")])
-        self.adb = Adb(serial, adb)
-        self.adb.connect()
-        self._native = self.adb.screen().shape[:2]
+        serial, self._claim = claimed([name.strip() for name in serials.split(",")])
+        self.adb = Adb(serial, adb, timeout)
+        self._program = Program(boot, serial) if boot else None
+        try:
+            self._boot()
+            self._native = self.adb.screen().shape[:2]
+        except RuntimeError:
+            self.close()
+            raise
+
+    def _boot(self) -> None:
+        """Start the phone, if that is ours to do, and wait until it is there."""
+        if self._program is None:
+            self.adb.connect()
+            return
+        with turn():
+            self._program.start()
+            self.adb.connect()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Prepare the phone for the task of a seed, and look."""
+        """Prepare the phone for the task of a seed, and look; where that fails, boot it again and try once more."""
         super().reset(seed=seed)
         seed = int(self.np_random.integers(2**31)) if seed is None else seed
         self._task = self._tasks(seed) if self._tasks is not None else self._own(seed)
+        try:
+            self._prepare()
+        except RuntimeError:
+            self._boot()
+            self._prepare()
+        return self._observe(""), {"success": False}
+
+    def _prepare(self) -> None:
         said = ""
         for line in self._task.prepare:
             code, said = self.adb.shell(line)
@@ -184,7 +134,6 @@ class AdbPhoneEnv(gymnasium.Env[dict[str, Any], str]):
                 raise RuntimeError(f"the phone {self.adb.serial} was not made ready: {line!r} ended with {code}.")
         self._instruction, self._elapsed = self._task.instruction or said.strip(), 0
         self._screen = self._previous = self._look()
-        return self._observe(""), {"success": False}
 
     def step(self, action: str) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Do one action. Returns observation, reward, terminated, truncated, info."""
@@ -208,8 +157,10 @@ class AdbPhoneEnv(gymnasium.Env[dict[str, Any], str]):
         return self._observe(said[:LONGEST]), float(success), ended, cut, {"success": success, "invalid": invalid}
 
     def close(self) -> None:
-        """Leave the phone to others."""
+        """Leave the phone to others, and end it where it was started here."""
         self.adb.close()
+        if self._program is not None:
+            self._program.stop()
         self._claim.close()
 
     def _own(self, seed: int) -> ShellTask:
@@ -253,19 +204,3 @@ def averaged(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     sizes = np.diff(rows, append=picture.shape[0])[:, None] * np.diff(columns, append=picture.shape[1])
     means: np.ndarray = (sums + sizes[..., None] // 2) // sizes[..., None]
     return means.astype(np.uint8)
-
-
-def _claimed(serials: Sequence[str]) -> tuple[str, Any]:
-    """Return the first phone that no living process holds, and the open file that holds it."""
-    import fcntl  # which Windows lacks
-
-    for serial in serials:
-        safe = "".join(letter if letter.isalnum() else "-" for letter in serial)
-        file = (Path(tempfile.gettempdir()) / f"palaestra-adb-{safe}.lock").open("w")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.close()
-            continue
-        return serial, file
-    raise RuntimeError(f"no phone is free of {', '.join(serials)}: name one a world in serials='A,B,…'.")

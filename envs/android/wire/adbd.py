@@ -21,6 +21,8 @@ LARGEST = 2**20
 """Bytes of a payload."""
 MOST_STREAMS = 64
 """Open at once on a connection."""
+MOST_WAITING = 4
+"""Payloads of a stream that nobody has read yet. One is adb's rule: the next comes after its OKAY."""
 BANNER = (
     b"device::ro.product.name=palaestra;ro.product.model=Palaestra 1;ro.product.device=palaestra;features=shell_v2,cmd"
 )
@@ -93,8 +95,8 @@ class Stream:
                 raise ClosedError
 
     def heard(self, command: int, data: bytes) -> None:
-        """Take a message that is for this stream."""
-        if command == WRTE:
+        """Take a message that is for this stream; a client that does not wait for its turn is heard no more."""
+        if command == WRTE and self._arrived.qsize() < MOST_WAITING:
             self._arrived.put_nowait(data)
         elif command == OKAY:
             self._ready.set()

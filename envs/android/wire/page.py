@@ -26,7 +26,7 @@ PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Palaestra 
 body{font:16px system-ui,sans-serif;display:flex;gap:40px;margin:32px;background:#f1f3f4;color:#202124}
 #phone{position:relative;width:%WIDTH%px;height:%HEIGHT%px;border:14px solid #202124;border-radius:36px;overflow:hidden;
 flex:none;box-shadow:0 8px 30px #0004;outline-offset:4px}#phone img{cursor:pointer;user-select:none;display:block;
-touch-action:none}#finger{position:absolute;width:30px;height:30px;margin:-15px;border-radius:50%;background:#d9302599;
+touch-action:none}#finger{position:absolute;left:0;top:0;width:30px;height:30px;margin:-15px;border-radius:50%;background:#d9302599;
 pointer-events:none;opacity:0}h1{margin:0 0 8px}h2{font-size:14px;color:#5f6368;margin:20px 0 4px}
 button,input,select{font:inherit;padding:6px 12px;margin:2px}pre{font-size:13px;margin:0;white-space:pre-wrap}
 [type=number]{width:5em}#task{font-size:20px;min-height:1.5em}.done{color:#188038}main{max-width:640px}</style>

@@ -21,7 +21,10 @@ SECONDS = 2.0
 """Virtual seconds that an input takes, as in `world.PhoneEnv`."""
 MOST_BYTES = 64 * 2**20
 """The most that all files together may hold."""
+MOST_FILES = 10_000
+"""The most files and folders."""
 MOST_SNAPSHOTS = 100
+"""The most that are kept at once."""
 _ROOT = "/storage/emulated/0"
 _ALIASES = ("/sdcard", "/mnt/sdcard", "/storage/self/primary", "/data/media/0")
 
@@ -209,17 +212,28 @@ class Phone:
             self.device.changed()
         elif self.is_folder(path):
             raise IsADirectoryError(path)
-        elif sum(map(len, self.device.files.values())) + len(data) > MOST_BYTES:
-            raise FullError(f"no space left on device: {path} has {len(data)} bytes")
         else:
+            self._check_room(path, len(data))
             self.device.write(path, data)
+
+    def _check_room(self, path: str, size: int) -> None:
+        files = self.device.files
+        if sum(map(len, files.values())) + size > MOST_BYTES:
+            raise FullError(f"no space left on device: {path} has {size} bytes")
+        if path not in files and len(files) >= MOST_FILES:
+            raise FullError(f"no space left on device: there are {MOST_FILES} files already")
 
     def written(self, path: str) -> float:
         """Return when a file was last written, in seconds since 1970."""
         return self.device.state.written.get(self.path(path), START)
 
     def make_folder(self, path: str) -> None:
-        """Make a folder."""
+        """Make a folder.
+
+        Raises:
+            FullError: Where the phone has no room for it.
+        """
+        self._check_room(path, 0)
         self.device.write(self.path(path).rstrip("/") + "/", b"")
 
     def remove(self, path: str) -> int:

@@ -28,6 +28,8 @@ LONGEST_LINE = 64 * 1024
 """Letters of a command line."""
 MOST_OUTPUT = 16 * 2**20
 """Bytes that a command may answer."""
+MOST_ARGUMENTS = 2**20
+"""Letters that a command's arguments may have together, as on Linux."""
 DEEPEST = 8
 """Levels of `$(…)` and `sh -c`."""
 MOST_COMMANDS = 2000
@@ -179,7 +181,7 @@ class Shell:
         self._ran += 1
         if self._ran > MOST_COMMANDS:
             raise ShellError("too many commands", 126)
-        arguments = [text for word in words for text in self._expand(word)]
+        arguments = self._arguments(words)
         for how, path in targets:
             if how == "<":
                 stdin = self.phone.read(path)
@@ -192,6 +194,17 @@ class Shell:
         if arguments:
             self._call(arguments, stdin, answer)
         self._redirect(targets, answer)
+
+    def _arguments(self, words: list[Word]) -> list[str]:
+        arguments: list[str] = []
+        room = MOST_ARGUMENTS
+        for word in words:
+            found = self._expand(word)
+            room -= sum(map(len, found))
+            if room < 0:
+                raise ShellError("argument list too long", 126)
+            arguments += found
+        return arguments
 
     def _call(self, arguments: list[str], stdin: bytes, answer: Answer) -> None:
         name = arguments[0].rpartition("/")[2] if arguments[0].startswith("/system/") else arguments[0]
@@ -246,14 +259,21 @@ class Shell:
         return [f"{folder}/{name}" if "/" in pattern else name for name in found]
 
     def _substitute(self, text: str) -> str:
-        def value(match: re.Match[str]) -> str:
-            name = match[1] or match[2]
+        def value(name: str) -> str:
             return str(self.code) if name == "?" else self.variables.get(name, "")
 
-        parts = split_calls(text)
-        return "".join(
-            self._capture(part) if call else re.sub(r"\$(?:\{(\w+|\?)\}|(\w+|\?))", value, part) for part, call in parts
-        )
+        whole = ""
+        for part, call in split_calls(text):
+            if call:
+                whole += self._capture(part)
+            else:
+                for index, piece in enumerate(re.split(r"(\$(?:\{(?:\w+|\?)\}|\w+|\?))", part)):
+                    whole += value(piece[1:].strip("{}")) if index % 2 else piece
+                    if len(whole) > MOST_ARGUMENTS:
+                        break
+            if len(whole) > MOST_ARGUMENTS:
+                raise ShellError("argument list too long", 126)
+        return whole
 
     def _capture(self, line: str) -> str:
         return self._inside(line).out.decode(errors="replace").rstrip("\n")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from palaestra.envs.android.wire.shell import Command, Shell
+from palaestra.envs.android.wire.shell import MOST_OUTPUT, Command, Shell
 from palaestra.envs.android.wire.words import ShellError
 
 
@@ -40,9 +40,31 @@ def _whole(shell: Shell, path: str) -> str:
 
 def _input(shell: Shell, paths: list[str], stdin: bytes, name: str) -> str:
     """Return the text of files, or of the input where no file is named."""
-    if not paths:
-        return stdin.decode(errors="replace")
-    return "".join(_read(shell, path, name).decode(errors="replace") for path in paths)
+    return (_all(shell, paths, name) if paths else stdin).decode(errors="replace")
+
+
+def _all(shell: Shell, paths: list[str], name: str) -> bytes:
+    """Return the contents of files one after the other, as many bytes as a command may answer."""
+    data = bytearray()
+    for path in paths:
+        data += _read(shell, path, name)
+        _check_size(len(data))
+    return bytes(data)
+
+
+def _check_size(size: int) -> None:
+    if size > MOST_OUTPUT:
+        raise ShellError("too much output", 141)
+
+
+def _lines(lines: Iterable[str]) -> str:
+    """Return lines with their ends, as many as a command may answer."""
+    size, found = 0, []
+    for line in lines:
+        size += len(line) + 1
+        _check_size(size)
+        found.append(f"{line}\n")
+    return "".join(found)
 
 
 def _read(shell: Shell, path: str, name: str) -> bytes:
@@ -63,7 +85,7 @@ def _echo(shell: Shell, arguments: list[str], stdin: bytes) -> str:
 
 def _cat(shell: Shell, arguments: list[str], stdin: bytes) -> bytes:
     paths = _flags(arguments)[1]
-    return b"".join(_read(shell, path, "cat") for path in paths) if paths else stdin
+    return _all(shell, paths, "cat") if paths else stdin
 
 
 def _ls(shell: Shell, arguments: list[str], stdin: bytes) -> str:
@@ -212,7 +234,7 @@ def _ends(first: bool) -> Command:
 
 def _wc(shell: Shell, arguments: list[str], stdin: bytes) -> str:
     flags, paths = _flags(arguments)
-    data = b"".join(_read(shell, path, "wc") for path in paths) if paths else stdin
+    data = _all(shell, paths, "wc") if paths else stdin
     counts = {"l": data.count(b"\n"), "w": len(data.split()), "c": len(data)}
     return " ".join(str(value) for key, value in counts.items() if key in flags or not flags) + "\n"
 
@@ -228,12 +250,14 @@ def _awk(shell: Shell, arguments: list[str], stdin: bytes) -> str:
     """Print fields: `{print $1}`, `{print $NF}`."""
     flags, rest = _flags(arguments, "F")
     fields = re.findall(r"\$(NF|\d+)", rest[0])
-    lines = []
-    for line in _input(shell, rest[1:], stdin, "awk").splitlines():
+    if len(fields) > 50:
+        raise ShellError("awk: program too complex", 2)
+
+    def picked(line: str) -> str:
         parts = line.split(flags.get("F") or None)
-        picked = [line if name == "0" else _part(parts, -1 if name == "NF" else int(name) - 1) for name in fields]
-        lines.append(" ".join(picked))
-    return "".join(f"{line}\n" for line in lines)
+        return " ".join(line if name == "0" else _part(parts, -1 if name == "NF" else int(name) - 1) for name in fields)
+
+    return _lines(picked(line[:10_000]) for line in _input(shell, rest[1:], stdin, "awk").splitlines())
 
 
 def _part(parts: list[str], index: int) -> str:
@@ -246,11 +270,10 @@ def _sed(shell: Shell, arguments: list[str], stdin: bytes) -> str:
     mark = script[1]
     _, old, new, how = script.split(mark)
     text = stdin.decode(errors="replace")
-    if len(old) > 200 or re.search(r"[*+}]\)?[*+{]", old):
+    if len(old) > 200 or len(new) > 200 or re.search(r"[*+}]\)?[*+{]", old):
         raise ShellError("sed: pattern too complex", 2)
-    lines = [re.sub(old, new.replace("&", r"\g<0>"), line[:10_000], count=0 if "g" in how else 1)
-             for line in text.splitlines()]  # fmt: skip
-    return "".join(f"{line}\n" for line in lines)
+    count = 0 if "g" in how else 1
+    return _lines(re.sub(old, new.replace("&", r"\g<0>"), line[:10_000], count=count) for line in text.splitlines())
 
 
 def _tr(shell: Shell, arguments: list[str], stdin: bytes) -> str:

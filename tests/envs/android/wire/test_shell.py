@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import sqlite3
 import time
 
@@ -9,7 +10,7 @@ import pytest
 
 from palaestra.envs.android.device import Device
 from palaestra.envs.android.wire.commands import session
-from palaestra.envs.android.wire.phone import MOST_BYTES, Phone
+from palaestra.envs.android.wire.phone import MOST_BYTES, MOST_FILES, Phone
 from palaestra.envs.android.wire.shell import MOST_OUTPUT, Answer
 
 ROOT = "/storage/emulated/0"
@@ -66,7 +67,17 @@ def test_lines_mean_what_sh_means(line: str, out: str | None) -> None:
         ("input tap", 1, "bad arguments"),
         ("settings get nowhere x", 255, "Invalid namespace 'nowhere'"),
         ("am start -n com.none/.Main", 1, "does not exist"),
+        ("am start -n com.android.settings/.None", 1, "Activity class {com.android.settings/.None} does not exist"),
         ("am start -a no.such.ACTION", 1, "unable to resolve Intent"),
+        ("monkey -p com.none 1", 252, "No activities found"),
+        ("pm clear com.none", 1, "Failed"),
+        ("dumpsys nothing", 0, "Can't find service: nothing"),
+        ("sqlite3 /data/data/com.android.providers.contacts/databases/contacts2.db \"ATTACH '/etc/passwd' AS x\"", 1,
+         "not authorized"),
+        ("sqlite3 /data/data/com.android.providers.contacts/databases/contacts2.db \"SELECT readfile('/etc')\"", 1,
+         "no such function"),
+        ("cat $(echo /sdcard/../../../etc/passwd)", 1, "No such file"),
+        ("echo x > /sdcard/../../../../tmp/../etc/passwd; cat /etc/shadow", 1, "No such file"),
         ("am dance", 255, "Unknown command: dance"),
         ("content query --uri content://nothing", 1, "Could not find provider: nothing"),
         ("sqlite3 /data/none.db 'select 1'", 1, "unable to open database"),
@@ -93,6 +104,42 @@ def test_commands_that_want_everything_get_little() -> None:
         run("cat " + "/sdcard/big " * 15 + f"> /sdcard/copy{index}", phone)
     assert sum(map(len, phone.device.files.values())) <= MOST_BYTES and MOST_OUTPUT < MOST_BYTES
     assert time.process_time() - begin < 5
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("X=aaaaaaaaaa; " + "X=$X$X$X$X; " * 40 + "echo $X", "argument list too long"),
+        ("echo " + "$(cat /sdcard/big)" * 3000, "argument list too long"),
+        ("echo " + "$(cat /sdcard/big) " * 3000, "argument list too long"),
+        ("cat " + "/sdcard/big " * 5000, "too much output"),
+        ("grep -c x " + "/sdcard/big " * 5000, "too much output"),
+        ("wc " + "/sdcard/big " * 5000, "too much output"),
+        ("cat /sdcard/lines | sed 's/x/" + "y" * 200 + "/g'", "too much output"),
+        ("echo x | sed 's/x/" + "y" * 30_000 + "/'", "too complex"),
+        ("cat /sdcard/lines | awk '{print" + " $0" * 50 + "}'", "too much output"),
+        ("echo x | awk '{print" + " $0" * 10_000 + "}'", "too complex"),
+    ],
+    ids=lambda value: value[:40],
+)  # fmt: skip
+def test_a_gigabyte_is_refused_before_it_is_there(line: str, complaint: str) -> None:
+    phone = Phone(Device(0))
+    phone.write("/sdcard/big", b"x" * 10**6)
+    phone.write("/sdcard/lines", (b"x" * 9_000 + b"\n") * 100)
+    before, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    answer = run(line, phone)
+    assert complaint in answer.error.decode(), (answer.code, answer.error[:200])
+    assert len(answer.out) <= MOST_OUTPUT and time.process_time() - begin < 5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 250_000  # KiB
+
+
+def test_files_have_an_end() -> None:
+    phone = Phone(Device(0))
+    phone.device.files.update({f"{ROOT}/{number}": b"" for number in range(MOST_FILES - len(phone.device.files) - 1)})
+    assert run("echo x > /sdcard/last", phone).code == 0
+    assert "no space left" in run("touch /sdcard/one-more", phone).error.decode()
+    assert "no space left" in run("mkdir /sdcard/one-more", phone).error.decode()
+    assert run("echo y > /sdcard/last; cat /sdcard/last", phone).out == b"y\n"
 
 
 def test_files_are_made_copied_moved_and_removed() -> None:
