@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image, ImageDraw, ImageFont
+
 from palaestra.envs.android.views import TALL, WIDTH
 from palaestra.envs.android.world import PhoneEnv
 from palaestra.envs.driving.expert import expert_action
@@ -25,7 +27,6 @@ from palaestra.envs.retrieval.expert import ExpertConfig, plan
 from palaestra.envs.retrieval.retrievers import BM25
 from palaestra.envs.retrieval.views import Budget
 from palaestra.envs.retrieval.world import PageWorldConfig, PageWorlds
-from PIL import Image, ImageDraw, ImageFont
 
 SIDE, LINES, FRAMES, RATE = 256, 34, 48, 6
 """Pixels of a panel and of its caption, frames, and frames a second."""
