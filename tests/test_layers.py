@@ -17,12 +17,13 @@ HEAVY = frozenset(
 )
 BACK_ROOMS = {
     "agents/baselines.py": {"stable_baselines3"},
+    "envs/driving/scenery.py": {"PIL"},
     "envs/manipulation/quick.py": {"mani_skill", "sapien"},
     "launch/server/protocol.py": {"uvicorn"},
     "launch/benches/litserve_echo.py": {"litserve"},
     "launch/benches/ray_serve_echo.py": {"ray"},
 }
-"""Files that are about one package and subclass its classes: they may import it, and are imported inside functions."""
+"""Files that are about one package, or subclass its classes: they may import it, and are imported inside functions."""
 PICKLES = frozenset(["pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"])
 SLOW_TO_START = frozenset({"torch", "gymnasium", "numpy", "scipy"}) | HEAVY
 """What the command line may not import before it knows what is asked."""
