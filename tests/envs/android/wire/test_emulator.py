@@ -123,8 +123,8 @@ def test_android_envs_own_wrappers_work(serving: Serving, env: Any) -> None:
     floats = float_pixels_wrapper.FloatPixelsWrapper(marked)
     pixels = floats.reset().observation["pixels"]
     assert pixels.shape == (270, 135, 4) and pixels.dtype == np.float32 and 0 <= pixels.min() <= pixels.max() <= 1
-    taps = tap_action_wrapper.TapActionWrapper(small, num_steps=2, touch_only=True)
-    opened = taps.step({"touch_position": np.array([0.2, 0.2], np.float32)})
+    taps = tap_action_wrapper.TapActionWrapper(small, num_steps=2)
+    opened = taps.step({"action_type": np.array(0), "touch_position": np.array([0.2, 0.2], np.float32)})
     assert serving.phone.device.place_name == "Settings/groups" and opened.observation["pixels"].shape == (270, 135, 3)
     serving.phone.key("HOME")
     grid = discrete_action_wrapper.DiscreteActionWrapper(env, action_grid=(10, 5), redundant_actions=False, noise=0.0)
