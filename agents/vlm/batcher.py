@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
@@ -150,12 +151,23 @@ class Batcher:
             raise
 
     async def ask_async(
-        self, ask: Ask, *, deadline: float | None = None, priority: int = 0, wait: bool = True
+        self,
+        ask: Ask,
+        *,
+        deadline: float | None = None,
+        priority: int = 0,
+        wait: bool = True,
+        hear: Callable[[str], None] | None = None,
     ) -> Reply:
-        """Ask from an event loop, which never blocks; otherwise as `ask`. Cancelling the task takes the ask back."""
+        """Ask from an event loop, which never blocks; otherwise as `ask`. Cancelling the task takes the ask back.
+
+        `hear` is called in the loop with each piece of a text as it is made, by engines that can be listened to
+        (`StreamingEngine`). Together the pieces are the beginning of the reply's text, or nothing of it; an ask that
+        is cancelled while the model is at it is not finished then.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Reply] = loop.create_future()
-        waiter = self._submit(ask, future, loop, deadline, priority, wait)
+        waiter = self._submit(ask, future, loop, deadline, priority, wait, hear)
         try:
             return await future
         except asyncio.CancelledError:
@@ -170,6 +182,7 @@ class Batcher:
         deadline: float | None,
         priority: int,
         wait: bool,
+        hear: Callable[[str], None] | None = None,
     ) -> Waiter:
         """Check an ask and queue it."""
         if priority not in PRIORITIES:
@@ -180,7 +193,7 @@ class Batcher:
             raise AskError(f"{type(ask).__name__} is no ask; there are {', '.join(kind.__name__ for kind in KINDS)}.")
         engine = self._desk.engine
         engine.check(ask)
-        waiter = Waiter(ask, digest(ask), max(engine.size(ask), 1), priority, future, loop)
+        waiter = Waiter(ask, digest(ask), max(engine.size(ask), 1), priority, future, loop, hear)
         reply = self._workers.submit(waiter, deadline, wait)
         if reply is not None:
             future.set_result(reply)

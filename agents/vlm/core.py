@@ -7,10 +7,10 @@ and keep their answers. Images are uint8 tensors, straight from a rasteriser or 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -193,6 +193,26 @@ class Engine(Protocol):
         Raises:
             WeightsError: They are of another architecture, or unreadable.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Audience:
+    """Those who listen while a batch is answered."""
+
+    places: frozenset[int]
+    """Which asks of the batch have listeners: pieces of others are not wanted."""
+    tell: Callable[[Mapping[int, str]], Collection[int]]
+    """Is called after every step with the text that it added to each of those, and returns which asks of the batch
+    nobody waits for any more: they may be left unfinished. A piece is certain: no later one takes it back."""
+
+
+@runtime_checkable
+class StreamingEngine(Engine, Protocol):
+    """An engine that can be listened to. What its pieces leave out of a text, the answer itself holds."""
+
+    def stream(self, asks: Sequence[Ask], audience: Audience) -> Sequence[Answer | Exception]:
+        """Answer a batch as `answer` does, and tell the audience of texts as they grow."""
         ...
 
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from palaestra.agents.vlm.cache import Cache
 from palaestra.agents.vlm.core import Answer, Engine, LateError, OverloadedError, Reply, ServerLostError
@@ -131,7 +131,9 @@ class Desk:
 
     def take_back(self, waiter: Waiter) -> None:
         """Drop an ask whose caller has cancelled it, unless it is with the model or done."""
-        if waiter.waiting and self._leave(waiter):
+        if not waiter.waiting:
+            waiter.gone = True
+        elif self._leave(waiter):
             self.counts.cancelled += 1  # an event loop's future does not know yet
         self._admit()
 
@@ -191,6 +193,29 @@ class Desk:
             jobs.append(job)
         self._admit()
         return Batch(self.engine, jobs, now), dropped
+
+    def tell(self, jobs: list[Job], pieces: Mapping[int, str]) -> list[tuple[Waiter, str]]:
+        """Add pieces to the texts of some of these jobs, and return what each listener has not been told yet.
+
+        A batch that failed is asked again in parts, and says again what it has said; then nothing is told twice.
+        """
+        told = []
+        for place, piece in pieces.items():
+            job = jobs[place]
+            job.said += piece
+            for waiter in job.waiters:
+                if waiter.hear is not None and len(job.said) > waiter.heard:
+                    told.append((waiter, job.said[waiter.heard :]))
+                    waiter.heard = len(job.said)
+        return told
+
+    def abandoned(self, job: Job) -> bool:
+        """Return whether nobody waits for a running job any more; its answer may be cut short, and is for nobody."""
+        if not all(waiter.gone for waiter in job.waiters):
+            return False
+        self._forget(job)
+        job.key = None
+        return True
 
     def count_call(self, jobs: list[Job], seconds: float) -> None:
         """Count a call of the engine."""

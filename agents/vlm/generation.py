@@ -6,14 +6,14 @@ architecture needs them, while the choice of tokens, which it makes in one way f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from palaestra.agents.vlm.core import Finish, Generate
+from palaestra.agents.vlm.core import Audience, Finish, Generate
 
 Decode = Callable[[list[int]], str]
 State = dict[str, Any]
@@ -69,9 +69,18 @@ def choose(logits: Tensor, temperature: Tensor, top_p: Tensor, noise: Tensor) ->
 class _Decoder:
     """Chooses the tokens of a batch, step by step, and knows which asks are done."""
 
-    def __init__(self, asks: Sequence[Generate], decode: Decode, ends: frozenset[int], device: torch.device) -> None:
+    def __init__(
+        self,
+        asks: Sequence[Generate],
+        decode: Decode,
+        ends: frozenset[int],
+        device: torch.device,
+        audience: Audience | None,
+    ) -> None:
         self.answers = [Continuation() for _ in asks]
         self.running = set(range(len(asks)))
+        self._audience = audience
+        self._told = [""] * len(asks)
         self._asks, self._decode, self._ends = asks, decode, ends
         self._logprobs = any(ask.logprobs for ask in asks)
         self._sampled = any(ask.temperature > 0 for ask in asks)
@@ -98,7 +107,18 @@ class _Decoder:
                     answer.logprobs.append(logprobs[place])
                 if self._ended(answer, self._asks[row]):
                     self.running.discard(row)
+        if self._audience is not None:
+            self.running.difference_update(self._audience.tell(self._pieces(self._audience.places & self.running)))
         return chosen
+
+    def _pieces(self, rows: Iterable[int]) -> dict[int, str]:
+        """Return what is certain of the texts of some rows and has not been told yet."""
+        pieces = {}
+        for row in rows:
+            text, told = certain(self._decode(self.answers[row].tokens), self._asks[row].stop), self._told[row]
+            if len(text) > len(told) and text.startswith(told):
+                pieces[row], self._told[row] = text[len(told) :], text
+        return pieces
 
     def _noise(self, logits: Tensor, rows: list[int]) -> Tensor:
         """Return noise like the logits, each row's from its own generator."""
@@ -126,6 +146,16 @@ class _Decoder:
         return False
 
 
+def certain(text: str, stops: Sequence[str]) -> str:
+    """Return the beginning of an unfinished text that no token to come can take back.
+
+    What it ends with may be the beginning of a stop string, or of a character of several tokens.
+    """
+    text = text.rstrip("\N{REPLACEMENT CHARACTER}")
+    held = (count for stop in stops for count in range(1, len(stop)) if text.endswith(stop[:count]))
+    return text[: len(text) - max(held, default=0)]
+
+
 def _first(text: str, stops: Sequence[str]) -> int:
     """Return where the first of the stop strings begins, -1 if there is none."""
     return min((place for stop in stops if (place := text.find(stop)) >= 0), default=-1)
@@ -142,7 +172,12 @@ def _generators(asks: Sequence[Generate], device: torch.device) -> list[torch.Ge
 
 
 def continue_prompts(
-    model: Any, inputs: Mapping[str, Any], asks: Sequence[Generate], decode: Decode, ends: frozenset[int]
+    model: Any,
+    inputs: Mapping[str, Any],
+    asks: Sequence[Generate],
+    decode: Decode,
+    ends: frozenset[int],
+    audience: Audience | None = None,
 ) -> list[Continuation]:
     """Continue prompts, each until one of its own ends.
 
@@ -152,13 +187,14 @@ def continue_prompts(
         asks: One a prompt; their messages are not read here.
         decode: Tokens to text, without special tokens.
         ends: Tokens that end an answer.
+        audience: Told of the texts as they grow; an answer that nobody waits for ends where it is.
 
     Returns:
         One continuation a prompt.
     """
 
     def loop(model: Any, input_ids: Tensor, **state: Any) -> list[Continuation]:
-        decoder = _Decoder(asks, decode, ends, input_ids.device)
+        decoder = _Decoder(asks, decode, ends, input_ids.device, audience)
         rows = list(range(len(asks)))
         outputs = _forward(model, input_ids, state, first=True)
         while True:

@@ -14,6 +14,7 @@ from palaestra.agents.vlm.core import (
     Answer,
     Ask,
     AskError,
+    Audience,
     Embed,
     Engine,
     EngineError,
@@ -22,6 +23,7 @@ from palaestra.agents.vlm.core import (
     OverloadedError,
     Reply,
     ServerLostError,
+    StreamingEngine,
     Text,
     UnknownModelError,
     Vector,
@@ -37,13 +39,18 @@ OWN = (AskError, UnknownModelError, OverloadedError, LateError, EngineError, Ser
 """Errors that mean something to a caller; any other of an engine's is wrapped in an `EngineError`."""
 
 
-def call(engine: Engine, asks: Sequence[Ask], name: str) -> list[Answer | Exception] | None:
+def call(
+    engine: Engine, asks: Sequence[Ask], name: str, audience: Audience | None = None
+) -> list[Answer | Exception] | None:
     """Return one answer or error an ask, or None where the batch failed as a whole and must be split to find out why.
 
     Even what would end a thread (`SystemExit`, …) fails only the ask that brings it about.
     """
     try:
-        answers = list(engine.answer(asks))
+        if audience is not None and isinstance(engine, StreamingEngine):
+            answers = list(engine.stream(asks, audience))
+        else:
+            answers = list(engine.answer(asks))
     except BaseException as error:
         return [_own(error, name)] if len(asks) == 1 else None
     if len(answers) != len(asks):
@@ -70,6 +77,23 @@ def _own(error: BaseException, name: str) -> Exception:
     wrapped = EngineError(f"{name} failed on this ask: {type(error).__name__}: {error}")
     wrapped.__cause__ = error
     return wrapped
+
+
+def hand_out(pieces: Iterable[tuple[Waiter, str]]) -> None:
+    """Hand pieces of text to those who listen, in their event loops, each woken once."""
+    loops: dict[asyncio.AbstractEventLoop, list[tuple[Waiter, str]]] = {}
+    for waiter, piece in pieces:
+        assert waiter.loop is not None
+        loops.setdefault(waiter.loop, []).append((waiter, piece))
+    for loop, own in loops.items():
+        with suppress(RuntimeError):  # the loop is closed: nobody listens any more
+            loop.call_soon_threadsafe(_hear_all, own)
+
+
+def _hear_all(pieces: list[tuple[Waiter, str]]) -> None:
+    for waiter, piece in pieces:
+        if waiter.hear is not None and not waiter.future.done():
+            waiter.hear(piece)
 
 
 def settle(outcomes: Iterable[tuple[Waiter, Outcome]]) -> None:

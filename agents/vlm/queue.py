@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from heapq import merge
 from itertools import islice
@@ -26,8 +26,8 @@ class Waiter:
     """One caller's ask: everything but the model's turn, which it may share with others."""
 
     __slots__ = (
-        "__weakref__", "arrived", "ask", "deadline", "future", "job", "key", "loop", "priority", "rank", "size",
-        "waiting",
+        "__weakref__", "arrived", "ask", "deadline", "future", "gone", "hear", "heard", "job", "key", "loop",
+        "priority", "rank", "size", "waiting",
     )
 
     def __init__(
@@ -38,6 +38,7 @@ class Waiter:
         priority: int,
         future: Promise,
         loop: asyncio.AbstractEventLoop | None,
+        hear: Callable[[str], None] | None = None,
     ) -> None:
         self.ask, self.key, self.size, self.priority, self.future, self.loop = ask, key, size, priority, future, loop
         self.arrived = 0.0
@@ -47,6 +48,12 @@ class Waiter:
         """Whose turn it shares in the queue; None while it waits for room, and from when it cannot be taken back."""
         self.waiting = True
         """Whether it can still be taken back: neither dropped nor with the model."""
+        self.gone = False
+        """Whether its caller left while it was with the model."""
+        self.hear = hear
+        """Is called in its loop with each piece of the answer's text as it is made; None where nobody listens."""
+        self.heard = 0
+        """How many characters of the text it has been told."""
 
     def claim(self) -> bool:
         """Make it too late to take the ask back, and return whether it had not been."""
@@ -63,7 +70,7 @@ class Waiter:
 class Job:
     """One turn of the model, for all the callers who asked the same."""
 
-    __slots__ = ("arrived", "ask", "begun", "engine", "key", "priority", "rank", "size", "waiters")
+    __slots__ = ("arrived", "ask", "begun", "engine", "key", "priority", "rank", "said", "size", "waiters")
 
     def __init__(self, first: Waiter) -> None:
         self.ask, self.key, self.size = first.ask, first.key, first.size
@@ -73,6 +80,8 @@ class Job:
         """Which engine is at it; None while it is queued."""
         self.begun = 0
         """How many waited when the engine began. Later ones still count as queued."""
+        self.said = ""
+        """The text of the answer so far, where somebody listens."""
 
 
 class Ranked(Protocol):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from palaestra.agents.vlm.checkpoint import Checkpoint
-from palaestra.agents.vlm.core import Generate, Message, Text, WeightsError
+from palaestra.agents.vlm.core import Audience, Generate, Message, Text, WeightsError
 from palaestra.agents.vlm.generation import continue_prompts, score_choices
 from palaestra.agents.vlm.prompts import Prompts
 
@@ -28,14 +28,16 @@ class Speaker:
         self._checkpoint = checkpoint
         self._ends = _ends(checkpoint)
 
-    def answer(self, asks: Sequence[Generate]) -> list[Text]:
-        """Answer a batch, in order: asks with choices in one group, the others in another."""
+    def answer(self, asks: Sequence[Generate], audience: Audience | None = None) -> list[Text]:
+        """Answer a batch, in order: asks with choices in one group, the others in another, which can be listened to."""
         answers: dict[int, Text] = {}
-        for group in (self._choose, self._continue):
-            chosen = group == self._choose
-            places = [place for place, ask in enumerate(asks) if bool(ask.choices) == chosen]
-            if places:
-                answers |= zip(places, group([asks[place] for place in places]), strict=True)
+        choosing = [place for place, ask in enumerate(asks) if ask.choices]
+        if choosing:
+            answers |= zip(choosing, self._choose([asks[place] for place in choosing]), strict=True)
+        others = [place for place, ask in enumerate(asks) if not ask.choices]
+        if others:
+            listening = None if audience is None else _part(audience, others)
+            answers |= zip(others, self._continue([asks[place] for place in others], listening), strict=True)
         return [answers[place] for place in range(len(asks))]
 
     @torch.no_grad()
@@ -49,10 +51,10 @@ class Speaker:
         real = inputs["attention_mask"][..., None].to(hidden.dtype)
         return torch.cat([hidden[:, -1], (hidden * real).sum(1) / real.sum(1)], -1)
 
-    def _continue(self, asks: Sequence[Generate]) -> list[Text]:
+    def _continue(self, asks: Sequence[Generate], audience: Audience | None) -> list[Text]:
         """Answer asks without choices."""
         inputs = self.inputs(asks)
-        made = continue_prompts(self._checkpoint.model, inputs, asks, self._decode, self._ends)
+        made = continue_prompts(self._checkpoint.model, inputs, asks, self._decode, self._ends, audience)
         return [
             Text(
                 text=one.text,
@@ -116,6 +118,16 @@ class Speaker:
     def longest_choice(self, ask: Generate) -> int:
         """Return a bound on the tokens of a choice: none has more than it has bytes."""
         return max(len(choice.encode()) for choice in ask.choices) + 1
+
+
+def _part(audience: Audience, places: Sequence[int]) -> Audience:
+    """Return those who listen to some asks of a batch, as an audience of these alone."""
+
+    def tell(pieces: Mapping[int, str]) -> list[int]:
+        left = audience.tell({places[row]: piece for row, piece in pieces.items()})
+        return [row for row, place in enumerate(places) if place in left]
+
+    return Audience(frozenset(row for row, place in enumerate(places) if place in audience.places), tell)
 
 
 def _lengths(inputs: dict[str, Tensor]) -> list[int]:

@@ -11,7 +11,7 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -44,38 +44,62 @@ def write_chat(model: str, replies: Sequence[Reply]) -> dict[str, Any]:
                 EXTENSION: _extension(reply) | {"tokens": text.tokens, "scores": _logarithms(text.scores)},
             }
         )
-    return _envelope("chat.completion", model, replies) | {"choices": choices, "usage": usage}
+    return _envelope("chat.completion", model, replies[0].version) | {"choices": choices, "usage": usage}
 
 
-def write_events(model: str, replies: Sequence[Reply], usage: bool) -> Iterator[bytes]:
-    """Yield the server-sent events of a streamed answer.
+class ChatEvents:
+    """Writes the server-sent events of a streamed answer: pieces of text as they come, then how each choice ended."""
 
-    A batch is answered as a whole, so all of a choice's text is in one event.
-    """
-    envelope = _envelope("chat.completion.chunk", model, replies) | ({"usage": None} if usage else {})
-    for index, reply in enumerate(replies):
-        text = _text(reply)
-        choice = {"index": index, "logprobs": None, "finish_reason": None}
-        first = choice | {"delta": {"role": "assistant", "content": text.text}, "logprobs": _logprobs(text)}
-        last = choice | {"delta": {}, "finish_reason": text.finish, EXTENSION: _extension(reply)}
-        for each in (first, last):
-            yield _event(envelope | {"choices": [each]})
-    if usage:
-        yield _event(envelope | {"choices": [], "usage": _usage(replies)})
-    yield b"data: [DONE]\n\n"
+    def __init__(self, model: str, usage: bool) -> None:
+        self._envelope = _envelope("chat.completion.chunk", model, None) | ({"usage": None} if usage else {})
+        self._usage = usage
+        self._sent: dict[int, str] = {}
+
+    def piece(self, index: int, text: str, logprobs: dict[str, Any] | None = None) -> bytes:
+        """Return the event that adds to a choice's text, which begins with its role."""
+        delta = {"content": text} if index in self._sent else {"role": "assistant", "content": text}
+        self._sent[index] = self._sent.get(index, "") + text
+        return self._event({"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": None})
+
+    def end(self, replies: Sequence[Reply]) -> bytes:
+        """Return the last events: what pieces have left out, reasons to finish, and the usage if it is wanted.
+
+        All log-probabilities come with the last piece.
+
+        Raises:
+            EngineError: A text is another one than the pieces have been of: its batch failed and was asked again, and
+                without a seed the model said something else.
+        """
+        self._envelope["system_fingerprint"] = replies[0].version
+        events = []
+        for index, reply in enumerate(replies):
+            text, sent = _text(reply), self._sent.get(index, "")
+            if not text.text.startswith(sent):
+                raise EngineError("the answer began anew while it was streamed; ask again, with a seed to avoid this.")
+            if len(text.text) > len(sent) or text.logprobs or index not in self._sent:
+                events.append(self.piece(index, text.text[len(sent) :], _logprobs(text)))
+            last = {"index": index, "delta": {}, "logprobs": None, "finish_reason": text.finish}
+            events.append(self._event(last | {EXTENSION: _extension(reply)}))
+        if self._usage:
+            events.append(event(self._envelope | {"choices": [], "usage": _usage(replies)}))
+        return b"".join([*events, b"data: [DONE]\n\n"])
+
+    def _event(self, choice: dict[str, Any]) -> bytes:
+        return event(self._envelope | {"choices": [choice]})
 
 
-def _event(body: dict[str, Any]) -> bytes:
+def event(body: dict[str, Any]) -> bytes:
+    """Return a server-sent event."""
     return b"data: " + json.dumps(body).encode() + b"\n\n"
 
 
-def _envelope(kind: str, model: str, replies: Sequence[Reply]) -> dict[str, Any]:
+def _envelope(kind: str, model: str, version: str | None) -> dict[str, Any]:
     return {
         "id": f"chatcmpl-{_PROCESS}{next(_COUNT):08x}",
         "object": kind,
         "created": int(time.time()),
         "model": model,
-        "system_fingerprint": replies[0].version,
+        "system_fingerprint": version,
     }
 
 

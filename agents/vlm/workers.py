@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from time import monotonic
 
-from palaestra.agents.vlm.core import Answer, Engine, EngineError, Reply, ServerLostError
+from palaestra.agents.vlm.core import Answer, Audience, Engine, EngineError, Reply, ServerLostError
 from palaestra.agents.vlm.desk import Batch, Desk, Outcomes
 from palaestra.agents.vlm.metrics import Metrics
-from palaestra.agents.vlm.outcomes import call, settle
+from palaestra.agents.vlm.outcomes import call, hand_out, settle
 from palaestra.agents.vlm.queue import Job, Waiter
 
 TICK = 0.002
@@ -147,7 +147,7 @@ class Workers:
         while parts:
             jobs = parts.pop()
             batch.called = began = monotonic()
-            answers = call(batch.engine, [job.ask for job in jobs], self.name)
+            answers = call(batch.engine, [job.ask for job in jobs], self.name, self._audience(batch, jobs))
             seconds = monotonic() - began
             with self._lock:
                 if self._running is not batch:
@@ -166,6 +166,26 @@ class Workers:
                     return
                 outcomes = self.desk.finish(batch, jobs, answers, seconds)
             settle(outcomes)
+
+    def _audience(self, batch: Batch, jobs: list[Job]) -> Audience | None:
+        """Return who listens to some jobs of a batch, None if nobody does."""
+        listening = [any(waiter.hear is not None for waiter in job.waiters) for job in jobs]
+        if not any(listening):
+            return None
+        for job in jobs:
+            job.said = ""
+
+        def tell(pieces: Mapping[int, str]) -> Collection[int]:
+            with self._lock:
+                if self._running is not batch:
+                    return range(len(jobs))  # given up meanwhile
+                batch.called = monotonic()  # who speaks does not hang
+                told = self.desk.tell(jobs, pieces)
+                left = [place for place, job in enumerate(jobs) if self.desk.abandoned(job)]
+            hand_out(told)
+            return left
+
+        return Audience(frozenset(place for place, listens in enumerate(listening) if listens), tell)
 
     def _wake_keeper(self) -> None:
         """Tell the keeper that something has changed; the lock is held."""

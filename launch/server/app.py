@@ -22,6 +22,7 @@ Scope: TypeAlias = MutableMapping[str, Any]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 JSON = "application/json"
+EVENTS = "text/event-stream; charset=utf-8"
 SERVER = "palaestra"
 """How the server calls itself: clients that read it send tensors as they are."""
 PATIENCE = 0.1
@@ -42,6 +43,8 @@ class Call:
     """Names in lower case."""
     receive: Receive
     """Gives the body in parts."""
+    send: Send
+    """Takes the answer."""
     query: bytes = b""
     """What follows the path's question mark, as it came."""
     body: bytes = b""
@@ -49,10 +52,32 @@ class Call:
     rest: str = ""
     """What of the path follows the route's own, for routes that end in a slash."""
 
+    begun: bool = False
+    """Whether a part of the answer is on its way."""
+
     @property
     def content_type(self) -> str:
         """The body's type, without parameters."""
         return self.headers.get(b"content-type", b"").split(b";")[0].strip().lower().decode("latin-1")
+
+    async def write(self, part: bytes) -> None:
+        """Send a part of an answer that is a stream of events; the handler's answer ends it."""
+        if not self.begun:
+            self.begun = True
+            await self._head(200, EVENTS, [])
+        await self.send({"type": "http.response.body", "body": part, "more_body": True})
+
+    async def finish(self, answer: Answer) -> None:
+        """Send an answer, or the end of one that is on its way."""
+        if not self.begun:
+            length = (b"content-length", b"%d" % len(answer.body))
+            more = [(name.encode(), value.encode()) for name, value in answer.headers.items()]
+            await self._head(answer.status, answer.content_type, [length, *more])
+        await self.send({"type": "http.response.body", "body": b"" if self.method == "HEAD" else answer.body})
+
+    async def _head(self, status: int, content_type: str, more: list[tuple[bytes, bytes]]) -> None:
+        headers = [(b"content-type", content_type.encode()), (b"server", SERVER.encode()), *more]
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
 
 
 @dataclass(slots=True)
@@ -136,18 +161,16 @@ class App:
         """Serve one request, or the start and end of the server (ASGI 3)."""
         if scope["type"] == "lifespan":
             return await self._live(receive, send)
-        call = Call(scope["method"], scope["path"], dict(scope["headers"]), receive, scope["query_string"])
+        call = Call(scope["method"], scope["path"], dict(scope["headers"]), receive, send, scope["query_string"])
         try:
             answer = await self._serve(call)
         except GoneError:
             return None
         except Exception as error:
             answer = _failure(error)
-        headers = [(b"content-type", answer.content_type.encode()), (b"content-length", b"%d" % len(answer.body))]
-        headers.append((b"server", SERVER.encode()))
-        headers += [(name.encode(), value.encode()) for name, value in answer.headers.items()]
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        await send({"type": "http.response.body", "body": b"" if call.method == "HEAD" else answer.body})
+            if call.begun:
+                answer.body = b"data: " + answer.body + b"\n\n"  # OpenAI's clients raise it
+        await call.finish(answer)
         return None
 
     async def _serve(self, call: Call) -> Answer:

@@ -4,70 +4,98 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from palaestra.agents.vlm import faults, fields, packing, wire, wire_replies
-from palaestra.agents.vlm.batcher import Batcher
 from palaestra.agents.vlm.core import Act, Ask, Embed, Generate, OverloadedError, Reply
 from palaestra.launch.server import bodies, metrics, schema
-from palaestra.launch.server.app import Answer, App, Call, Route, as_json
+from palaestra.launch.server.app import EVENTS, Answer, App, Call, Route, as_json
+
+Hear: TypeAlias = Callable[[int, str], None]
+"""Takes a piece of the text of one of a request's answers."""
 
 _STARTED = int(time.time())
 
 
 async def chat(app: App, call: Call) -> Answer:
-    """Answer a conversation."""
-    request, replies = await _ask(app, call, Generate)
-    if request.stream:
-        events = wire_replies.write_events(request.model, replies, request.stream_usage)
-        return Answer(b"".join(events), content_type="text/event-stream; charset=utf-8")
-    return as_json(wire_replies.write_chat(request.model, replies))
+    """Answer a conversation, as it is made if that is wanted."""
+    async with _asked(app, call, Generate) as request:
+        if request.stream:
+            return await _stream(app, call, request)
+        return as_json(wire_replies.write_chat(request.model, await _replies(app, request)))
 
 
 async def embeddings(app: App, call: Call) -> Answer:
     """Embed texts and pictures."""
-    request, replies = await _ask(app, call, Embed)
-    return as_json(wire_replies.write_embeddings(request.model, replies, request.base64))
+    async with _asked(app, call, Embed) as request:
+        return as_json(wire_replies.write_embeddings(request.model, await _replies(app, request), request.base64))
 
 
 async def actions(app: App, call: Call) -> Answer:
     """Act on an observation; the answer comes in the form of the question."""
-    request, replies = await _ask(app, call, Act)
+    async with _asked(app, call, Act) as request:
+        [reply] = await _replies(app, request)
     if call.content_type != packing.CONTENT_TYPE:
-        return as_json(wire_replies.write_action(request.model, replies[0], None))
+        return as_json(wire_replies.write_action(request.model, reply, None))
     tensors: dict[str, Any] = {}
-    body = wire_replies.write_action(request.model, replies[0], tensors)
+    body = wire_replies.write_action(request.model, reply, tensors)
     return Answer(packing.pack(body, tensors), content_type=packing.CONTENT_TYPE)
 
 
-async def _ask(app: App, call: Call, kind: type[Ask]) -> tuple[wire.Request, list[Reply]]:
-    """Read a request and have it answered; while that takes, its pictures count as held."""
+@asynccontextmanager
+async def _asked(app: App, call: Call, kind: type[Ask]) -> AsyncIterator[wire.Request]:
+    """Read a request; while it is being answered, its pictures count as held."""
     packed = call.content_type == packing.CONTENT_TYPE
     request = await bodies.understand(kind, call.body, packed, app.limits)
-    batcher = app.model(request.model)
+    app.model(request.model)
     taken = app.held.take(bodies.size(request))
     try:
-        return request, await _replies(batcher, request)
+        yield request
     finally:
         app.held.give(taken)
 
 
-async def _replies(batcher: Batcher, request: wire.Request) -> list[Reply]:
+async def _replies(app: App, request: wire.Request, hear: Hear | None = None) -> list[Reply]:
     """Ask a model: one ask is refused where the queue is full, the others of a request wait for room."""
-    first, *others = request.asks
-    deadline, priority = request.deadline, request.priority
-    if not others:
-        return [await batcher.ask_async(first, deadline=deadline, priority=priority, wait=False)]
-    if batcher.full:
+    batcher = app.model(request.model)
+    if len(request.asks) > 1 and batcher.full:
         raise OverloadedError(f"the queue of {request.model} is full: {batcher.depth} asks wait.")
-    asking = [batcher.ask_async(ask, deadline=deadline, priority=priority) for ask in request.asks]
-    tasks = [asyncio.ensure_future(each) for each in asking]
+
+    def asking(index: int) -> Coroutine[Any, Any, Reply]:
+        return batcher.ask_async(
+            request.asks[index],
+            deadline=request.deadline,
+            priority=request.priority,
+            wait=len(request.asks) > 1,
+            hear=None if hear is None else partial(hear, index),
+        )
+
+    if len(request.asks) == 1:
+        return [await asking(0)]
+    tasks = [asyncio.ensure_future(asking(index)) for index in range(len(request.asks))]
     try:
         return await asyncio.gather(*tasks)
     finally:
         for task in tasks:
             task.cancel()
+
+
+async def _stream(app: App, call: Call, request: wire.Request) -> Answer:
+    """Send pieces of the answers as the model makes them; what fails before the first is an error as any other."""
+    events = wire_replies.ChatEvents(request.model, request.stream_usage)
+    pieces: asyncio.Queue[tuple[int, str] | None] = asyncio.Queue()
+    answering = asyncio.ensure_future(_replies(app, request, lambda index, text: pieces.put_nowait((index, text))))
+    answering.add_done_callback(lambda _: pieces.put_nowait(None))
+    try:
+        while (piece := await pieces.get()) is not None:
+            await call.write(events.piece(*piece))
+        return Answer(events.end(await answering), content_type=EVENTS)
+    finally:
+        answering.cancel()
 
 
 async def models(app: App, call: Call) -> Answer:

@@ -8,7 +8,7 @@ import struct
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from PIL import Image
 
 from palaestra.agents.vlm import packing
 from palaestra.agents.vlm.batcher import Batcher
-from palaestra.agents.vlm.core import Act, Answer, Ask, AskError, Generate, Picture, Text
+from palaestra.agents.vlm.core import Act, Answer, Ask, AskError, Audience, Generate, Picture, Text
 from palaestra.agents.vlm.engines.echo import EchoEngine
 from palaestra.agents.vlm.images import to_url
 from palaestra.launch.server.app import App
@@ -41,6 +41,24 @@ class Engine(EchoEngine):
         self.seen: list[Ask] = []
         self.free = threading.Event()
         self.free.set()
+        self.may_say = threading.Semaphore(0)
+        """For each word of a streamed text that begins with "step"."""
+        self.steps = 0
+
+    def stream(self, asks: Sequence[Ask], audience: Audience) -> list[Answer | Exception]:
+        self.seen += asks
+        texts = [str(ask.messages[-1].content[-1]) if isinstance(ask, Generate) else "" for ask in asks]
+
+        def tell(pieces: Mapping[int, str]) -> Collection[int]:
+            self.steps += 1
+            if any(text.startswith("step") for text in texts):
+                assert self.may_say.acquire(timeout=10)
+            if any("raise" in piece for piece in pieces.values()):
+                raise RuntimeError("out of memory")
+            return audience.tell(pieces)
+
+        answers = super().stream(asks, Audience(audience.places, tell))
+        return [_with_logprobs(ask, answer) for ask, answer in zip(asks, answers, strict=True)]
 
     def check(self, ask: Ask) -> None:
         super().check(ask)
@@ -152,6 +170,59 @@ def test_openai_stream(client: openai.OpenAI) -> None:
             if choice.finish_reason:
                 finished.add(choice.index)
     assert texts == ["hello", "hello"] and finished == {0, 1} and chunks[-1].usage is not None
+
+
+def test_a_stream_comes_as_it_is_made(client: openai.OpenAI, engine: Engine) -> None:
+    """Each word arrives while the model has not been let to say the next; so many seconds are no hang."""
+    engine.may_say.release()
+    stream = client.chat.completions.create(
+        model="parrot", messages=[{"role": "user", "content": "step by step"}], logprobs=True, stream=True,
+        stream_options={"include_usage": True},
+    )  # fmt: skip
+    chunks = []
+    for words in ("step", "step by", "step by step"):
+        time.sleep(0.4)
+        while "".join(each.choices[0].delta.content or "" for each in chunks) != words:
+            chunks.append(next(stream))
+        if words != "step by step":
+            engine.may_say.release()
+    chunks += stream
+    *pieces, last, usage = chunks
+    assert [each.choices[0].delta.role for each in pieces] == ["assistant", *[None] * (len(pieces) - 1)]
+    assert all(each.choices[0].finish_reason is None and each.usage is None for each in pieces)
+    assert last.choices[0].finish_reason == "stop" and last.choices[0].delta.content is None
+    assert last.system_fingerprint == engine.version and len({each.id for each in chunks}) == 1
+    assert usage.choices == [] and usage.usage is not None and usage.usage.total_tokens == 4
+    content = [entry for each in pieces if (found := each.choices[0].logprobs) for entry in found.content or ()]
+    assert [entry.token for entry in content] == ["step by step"]
+
+
+def test_what_fails_before_a_stream_begins_is_an_error_and_later_ends_it(client: openai.OpenAI) -> None:
+    def stream(text: str) -> Any:
+        return client.chat.completions.create(model="parrot", messages=[{"role": "user", "content": text}], stream=True)
+
+    with pytest.raises(openai.InternalServerError, match="out of memory"):
+        stream("raise")
+    chunks = stream("well raise")
+    assert next(chunks).choices[0].delta.content == "well"
+    with pytest.raises(openai.APIError, match="out of memory"):
+        list(chunks)
+
+
+def test_who_hangs_up_in_the_middle_of_a_stream_frees_the_model(client: openai.OpenAI, engine: Engine) -> None:
+    engine.may_say.release()
+    stream = client.chat.completions.create(
+        model="parrot", messages=[{"role": "user", "content": "step " * 50}], stream=True
+    )
+    next(iter(stream))
+    stream.close()
+    time.sleep(0.5)
+    before = engine.steps
+    engine.may_say.release(100)
+    assert client.chat.completions.create(model="parrot", messages=HELLO).choices[0].message.content == "hello"
+    assert engine.steps - before <= 2
+    while engine.may_say.acquire(blocking=False):
+        pass
 
 
 def test_openai_n_answers_with_a_seed_have_seeds_of_their_own(client: openai.OpenAI, engine: Engine) -> None:

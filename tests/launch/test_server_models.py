@@ -68,6 +68,19 @@ def test_a_seed_gives_the_same_answers_and_n_gives_different_ones(client: openai
     assert first == texts() and len(set(first)) > 1
 
 
+def test_a_streamed_answer_is_the_same_and_comes_in_pieces(client: openai.OpenAI) -> None:
+    def ask(**options: Any) -> Any:
+        return client.chat.completions.create(
+            model="judge", messages=SCENE, max_tokens=24, temperature=1.5, seed=4, **options
+        )
+
+    whole = ask().choices[0]
+    chunks = list(ask(stream=True))
+    pieces = [chunk.choices[0].delta.content or "" for chunk in chunks]
+    assert "".join(pieces) == whole.message.content and sum(map(bool, pieces)) > 5
+    assert chunks[-1].choices[0].finish_reason == whole.finish_reason
+
+
 def test_choices_and_over_the_wire_equals_in_process(url: str, weights: Path) -> None:
     from palaestra.agents.vlm.engines import open_engine
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from palaestra.agents.vlm.core import (
     Answer,
     Ask,
     AskError,
+    Audience,
     Embed,
     Generate,
     Text,
@@ -61,6 +63,19 @@ class EchoEngine:
         answers: list[Answer | Exception] = [_answer(ask) for ask in asks]
         if self.delay:
             time.sleep(max(self.delay - (time.perf_counter() - began), 0))
+        return answers
+
+    def stream(self, asks: Sequence[Ask], audience: Audience) -> list[Answer | Exception]:
+        """Answer a batch in the same time, word by word."""
+        answers: list[Answer | Exception] = [_answer(ask) for ask in asks]
+        texts = {place: each.text for place, each in enumerate(answers) if isinstance(each, Text)}
+        words = {place: re.findall(r"\s*\S+", texts[place]) for place in audience.places & texts.keys()}
+        steps = max(1, *map(len, words.values()))
+        for step in range(steps):
+            time.sleep(self.delay / steps)
+            left = audience.tell({place: each[step] for place, each in words.items() if step < len(each)})
+            if len(left) == len(asks):
+                break
         return answers
 
     def load(self, path: Path) -> EchoEngine:

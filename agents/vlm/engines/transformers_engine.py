@@ -14,7 +14,7 @@ from palaestra.agents.vlm.checkpoint import (
     read_checkpoint,
     version_of,
 )
-from palaestra.agents.vlm.core import Answer, Ask, AskError, Generate, Picture
+from palaestra.agents.vlm.core import Answer, Ask, AskError, Audience, Generate, Picture
 from palaestra.agents.vlm.speaker import Speaker
 
 
@@ -97,11 +97,11 @@ class TransformersEngine:
 
     def answer(self, asks: Sequence[Ask]) -> Sequence[Answer | Exception]:
         """Answer a batch, in order: asks with choices in one group, the others in another."""
-        answers: list[Answer | Exception] = [AskError(f"not a Generate: {type(ask).__name__}") for ask in asks]
-        places = {place: ask for place, ask in enumerate(asks) if isinstance(ask, Generate)}
-        for place, text in zip(places, self._speaker.answer(list(places.values())), strict=True):
-            answers[place] = text
-        return answers
+        return self._speaker.answer(_generates(asks))
+
+    def stream(self, asks: Sequence[Ask], audience: Audience) -> Sequence[Answer | Exception]:
+        """Answer a batch, and tell of each token of an answer without choices as soon as it is certain."""
+        return self._speaker.answer(_generates(asks), audience)
 
     def load(self, path: Path) -> TransformersEngine:
         """Return an engine with other weights: a checkpoint's, or these ones' base with another adapter.
@@ -121,6 +121,14 @@ class TransformersEngine:
             base, device=self._device, dtype=self._dtype, adapter=adapter, max_context=self._max_context,
             processor=processor,
         )
+
+
+def _generates(asks: Sequence[Ask]) -> list[Generate]:
+    """Return asks that `check` has let through."""
+    found = [ask for ask in asks if isinstance(ask, Generate)]
+    if len(found) < len(asks):
+        raise AskError("this model generates text: it takes Generate only.")
+    return found
 
 
 def _check_parameters(ask: Generate) -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, wait
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from palaestra.agents.vlm.core import (
     Answer,
     Ask,
     AskError,
+    Audience,
     Embed,
     EngineError,
     Generate,
@@ -540,6 +542,114 @@ def test_threads_and_tasks_share_a_batch(make: Callable[..., Batcher], engine: S
 
     reply = asyncio.run(story())
     assert (text(reply), text(future.result(PATIENCE)), reply.batch) == ("task", "thread", 2)
+
+
+class Talker(EchoEngine):
+    """Says its words one by one, each when it may; notes how far each batch came, and fails where it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_say = threading.Semaphore(0)
+        self.said_words: list[int] = []
+
+    def stream(self, asks: Sequence[Ask], audience: Audience) -> list[Answer | Exception]:
+        texts = [said(ask).split(" ") for ask in asks]
+        self.said_words.append(0)
+        for step in range(max(map(len, texts))):
+            assert self.may_say.acquire(timeout=PATIENCE)
+            self.said_words[-1] += 1
+            speaking = [place for place in audience.places if step < len(texts[place])]
+            left = audience.tell({place: " " * (step > 0) + texts[place][step] for place in speaking})
+            if any("raise" in text[: step + 1] for text in texts):
+                raise RuntimeError("a tensor of the wrong shape")
+            if len(left) == len(asks):
+                break
+        return self.answer(asks)
+
+
+def test_words_are_heard_as_they_are_made() -> None:
+    talker = Talker()
+
+    async def listen(batcher: Batcher) -> None:
+        heard: asyncio.Queue[str] = asyncio.Queue()
+        asking = asyncio.ensure_future(batcher.ask_async(say("one two three"), hear=heard.put_nowait))
+        for word in ("one", " two", " three"):
+            assert heard.empty() and not asking.done()
+            talker.may_say.release()
+            assert await asyncio.wait_for(heard.get(), PATIENCE) == word
+        assert text(await asking) == "one two three" and heard.empty()
+
+    with Batcher(talker) as batcher:
+        asyncio.run(listen(batcher))
+
+
+def test_listeners_of_a_batch_that_fails_hear_nothing_twice() -> None:
+    """The batch breaks off after its second word, and its halves begin anew; the bad ask alone fails."""
+    talker = Talker()
+    heard = {"one two three": "", "x raise": "", "four": ""}
+
+    def hear(whole: str, piece: str) -> None:
+        heard[whole] += piece
+
+    async def listen(batcher: Batcher) -> None:
+        held = asyncio.ensure_future(batcher.ask_async(say("hold"), hear=lambda piece: None))
+        while not talker.said_words:
+            await asyncio.sleep(0.001)
+        asking = [batcher.ask_async(say(each), hear=partial(hear, each)) for each in heard]
+        together = asyncio.ensure_future(asyncio.gather(*asking, return_exceptions=True))
+        await asyncio.sleep(0)
+        for _ in range(20):
+            talker.may_say.release()
+        first, bad, last = await together
+        assert text(await held) == "hold"
+        assert text(first) == "one two three" and text(last) == "four" and isinstance(bad, EngineError)
+
+    with Batcher(talker) as batcher:
+        asyncio.run(listen(batcher))
+    assert talker.said_words == [1, 2, 3, 2, 2, 1]
+    assert heard == {"one two three": "one two three", "x raise": "x raise", "four": "four"}
+
+
+def test_a_twin_that_joins_in_the_middle_hears_it_all_and_who_only_waits_is_not_disturbed() -> None:
+    talker, parts = Talker(), list[str]()
+
+    async def listen(batcher: Batcher) -> None:
+        first: asyncio.Queue[str] = asyncio.Queue()
+        asking = asyncio.ensure_future(batcher.ask_async(say("one two three"), hear=first.put_nowait))
+        talker.may_say.release()
+        await asyncio.wait_for(first.get(), PATIENCE)
+        joined = asyncio.ensure_future(batcher.ask_async(say("one two three"), hear=parts.append))
+        waiting = asyncio.ensure_future(batcher.ask_async(say("one two three")))
+        await asyncio.sleep(0)
+        talker.may_say.release(2)
+        assert [text(reply) for reply in await asyncio.gather(asking, joined, waiting)] == ["one two three"] * 3
+
+    with Batcher(talker) as batcher:
+        asyncio.run(listen(batcher))
+    assert parts == ["one two", " three"] and talker.said_words == [3]
+
+
+def test_a_model_stops_speaking_when_the_last_listener_has_left() -> None:
+    """And the half answer is neither kept nor anybody else's."""
+    talker = Talker()
+
+    async def listen(batcher: Batcher) -> None:
+        heard: asyncio.Queue[str] = asyncio.Queue()
+        asking = asyncio.ensure_future(batcher.ask_async(say("one two three four"), hear=heard.put_nowait))
+        talker.may_say.release()
+        await asyncio.wait_for(heard.get(), PATIENCE)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        talker.may_say.release()
+        while batcher.metrics().in_flight:
+            await asyncio.sleep(0.001)
+        talker.may_say.release(4)
+        assert text(await batcher.ask_async(say("one two three four"), hear=heard.put_nowait)) == "one two three four"
+
+    with Batcher(talker, cache_bytes=1 << 20) as batcher:
+        asyncio.run(listen(batcher))
+        assert talker.said_words == [2, 4] and balanced(batcher)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
-"""Tokens are drawn from the distribution that was asked for, each row's from its own noise."""
+"""Tokens are drawn from the distribution that was asked for, each row's from its own noise; no piece is taken back."""
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from palaestra.agents.vlm.generation import choose
+from palaestra.agents.vlm.generation import certain, choose
 
 LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0, -torch.inf])
 DRAWS = 20_000
@@ -51,3 +53,32 @@ def test_rows_do_not_depend_on_each_other() -> None:
     together = choose(logits, temperature, top_p, noise)
     alone = [choose(logits[i : i + 1], temperature[i : i + 1], top_p[i : i + 1], noise[i : i + 1]) for i in range(64)]
     assert together.tolist() == torch.cat(alone).tolist()
+
+
+@pytest.mark.parametrize(
+    ("text", "stops", "sure"),
+    [
+        ("go left", (), "go left"),
+        ("go left<", ("<end>",), "go left"),
+        ("go left<en", ("<end>", "n"), "go left"),
+        ("go left <e", ("end",), "go left <"),
+        ("abab", ("abac",), "ab"),
+        ("caf\ufffd", (), "caf"),
+        ("STOP\ufffd", ("OP!",), "ST"),
+    ],
+)
+def test_what_may_still_become_a_stop_string_is_held_back(text: str, stops: tuple[str, ...], sure: str) -> None:
+    assert certain(text, stops) == sure
+
+
+@given(st.text("ab", max_size=12), st.lists(st.text("ab", min_size=1, max_size=4), max_size=3))
+def test_no_piece_is_ever_taken_back(text: str, stops: list[str]) -> None:
+    """However a text grows, what was certain of it is the beginning of the answer, which ends before a stop string."""
+    ends = [end for end in range(len(text) + 1) if any(text[:end].endswith(stop) for stop in stops)]
+    grown = text[: min(ends, default=len(text))]
+    answer = grown[: min((grown.find(stop) for stop in stops if stop in grown), default=len(grown))]
+    before = ""
+    for end in range(len(grown) if ends else len(grown) + 1):
+        sure = certain(grown[:end], stops)
+        assert answer.startswith(sure) and sure.startswith(before)
+        before = sure

@@ -4,13 +4,14 @@ import gc
 import json
 import shutil
 import weakref
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from palaestra.agents.vlm.core import AskError, Embed, Generate, Message, Picture, Text, WeightsError
+from palaestra.agents.vlm.core import AskError, Audience, Embed, Generate, Message, Picture, Text, WeightsError
 from palaestra.agents.vlm.engines.transformers_engine import TransformersEngine
 from palaestra.agents.vlm.tiny import build_tiny_vlm
 
@@ -424,3 +425,61 @@ def build_qwen(folder: Path, path: Path) -> Path:
     processor.save_pretrained(path)
     save_loud(path, 3)
     return path
+
+
+class Listeners:
+    """Hear everything that is told of some asks, and leave after so many steps."""
+
+    def __init__(self, places: set[int], patience: dict[int, int] | None = None) -> None:
+        self.texts = dict.fromkeys(places, "")
+        self.steps = 0
+        self.pieces: list[dict[int, str]] = []
+        self._patience = patience or {}
+
+    def tell(self, pieces: Mapping[int, str]) -> list[int]:
+        self.steps += 1
+        self.pieces.append(dict(pieces))
+        for place, piece in pieces.items():
+            self.texts[place] += piece
+        return [place for place, steps in self._patience.items() if self.steps >= steps]
+
+    @property
+    def audience(self) -> Audience:
+        return Audience(frozenset(self.texts), self.tell)
+
+
+def test_a_batch_that_is_listened_to_answers_as_one_that_is_not(engine: TransformersEngine) -> None:
+    """Choices among the asks move the others' places."""
+    asks = [replace(ASKS[0], choices=("yes", "no")), *ASKS]
+    listeners = Listeners({0, 1, 3, 5})
+    answers = engine.stream(asks, listeners.audience)
+    for answer, expected in zip(answers, engine.answer(asks), strict=True):
+        assert isinstance(answer, Text) and isinstance(expected, Text)
+        assert_same(answer, expected)
+    assert set(listeners.texts) == {0, 1, 3, 5} and listeners.texts[0] == ""
+    for place in (1, 3, 5):
+        answer = answers[place]
+        assert isinstance(answer, Text) and answer.text.startswith(listeners.texts[place])
+    assert sum(5 in pieces for pieces in listeners.pieces) > 5, "piece by piece, not all at once"
+
+
+def test_no_part_of_a_stop_string_is_told(engine: TransformersEngine) -> None:
+    """Of an answer, three characters are taken as its stop string, wherever the tokens' borders are."""
+    ask = replace(ASKS[4], stop=())
+    whole = one(engine, ask).text
+    for place in range(2, len(whole) - 3, 5):
+        stop = whole[place : place + 3]
+        listeners = Listeners({0})
+        [answer] = engine.stream([replace(ask, stop=(stop,))], listeners.audience)
+        assert isinstance(answer, Text) and answer.text == whole[: whole.find(stop)]
+        assert answer.text.startswith(listeners.texts[0])
+
+
+def test_an_answer_that_nobody_waits_for_is_not_finished(engine: TransformersEngine) -> None:
+    long = replace(ASKS[4], max_tokens=40, temperature=0.0, stop=())
+    assert len(one(engine, long).tokens) == 40
+    listeners = Listeners({0, 1}, {0: 3})
+    left, stayed = engine.stream([long, ASKS[1]], listeners.audience)
+    assert isinstance(left, Text) and isinstance(stayed, Text)
+    assert len(left.tokens) == 3 and listeners.steps == len(stayed.tokens) < 40
+    assert_same(stayed, one(engine, ASKS[1]))
