@@ -7,6 +7,7 @@ from typing import Any
 
 from palaestra.launch.benches.driving import driving
 from palaestra.launch.benches.exploration import exploration
+from palaestra.launch.benches.gpu import gpu
 from palaestra.launch.benches.guidance import guidance
 from palaestra.launch.benches.learners import learners
 from palaestra.launch.benches.phone import phone
@@ -19,6 +20,7 @@ BENCHES: dict[str, Callable[..., dict[str, Any]]] = {
     "worlds": worlds,
     "exploration": exploration,
     "server": server,
+    "gpu": gpu,
     "driving": driving,
     "guidance": guidance,
     "learners": learners,

@@ -50,14 +50,14 @@ def vlm_part(batch: int = 32, asks: int = 128, rounds: int = 3, max_tokens: int 
     }
 
 
-def questions(count: int, max_tokens: int, seed: int) -> list[Generate]:
-    """Return questions about pictures of noise, 64 pixels wide and high."""
+def questions(count: int, max_tokens: int, seed: int, side: int = 64) -> list[Generate]:
+    """Return questions about pictures of noise, `side` pixels wide and high."""
     import torch
 
     from palaestra.agents.vlm.core import Generate, Message, Picture
 
     draw = torch.Generator().manual_seed(seed)
-    pictures = torch.randint(0, 256, (count, 64, 64, 3), dtype=torch.uint8, generator=draw)
+    pictures = torch.randint(0, 256, (count, side, side, 3), dtype=torch.uint8, generator=draw)
     question = "What is in the way, and what should be done about it?"
     return [Generate((Message("user", (Picture(each), question)),), max_tokens=max_tokens) for each in pictures]
 

@@ -74,6 +74,11 @@ class TransformersEngine:
         """Whether the model sees."""
         return self._speaker.prompts.takes_pictures
 
+    @property
+    def parameters(self) -> int:
+        """How many numbers the model has learnt."""
+        return sum(each.numel() for each in self._checkpoint.model.parameters())
+
     def check(self, ask: Ask) -> None:
         """Raise `AskError` for an ask that this engine can never answer; any thread may call it."""
         if not isinstance(ask, Generate):
