@@ -15,7 +15,7 @@ from torch import Tensor
 from palaestra.agents.digirl.episodes import Episode, read_episodes, save_episode
 from palaestra.agents.digirl.learner import DigiRL
 from palaestra.agents.vlm.checkpoint import read_checkpoint
-from palaestra.agents.vlm.client import Client, connect
+from palaestra.agents.vlm.client import Client
 from palaestra.agents.vlm.core import Message
 from palaestra.agents.vlm.policy import Prompt, VLMPolicy, prompts_of
 from palaestra.agents.vlm.sft import Tuner
@@ -25,6 +25,7 @@ from palaestra.envs.core import Observation, Worlds
 from palaestra.envs.lockstep import LockstepWorlds
 from palaestra.envs.registry import make
 from palaestra.launch.config import EVALUATION_SEED, DigiRLRecipe
+from palaestra.launch.connect import connect_to
 from palaestra.launch.evaluate import Evaluation, evaluate
 from palaestra.launch.run import WorldsRun
 from palaestra.launch.train import make_worlds
@@ -168,7 +169,7 @@ class DigiRLRun(WorldsRun):
     def _make_judge(self) -> Judge:
         config = self.recipe.judge
         if config.kind == "model":
-            self.client = connect(config.server)
+            self.client = connect_to(config.server, config.model)
             return ModelJudge(self.client, config.model)
         if config.kind == "noisy":
             return NoisyJudge(config.false_positive, config.false_negative)

@@ -21,6 +21,7 @@ from palaestra.agents.vlm.core import Engine
 from palaestra.envs.driving.world import DrivingEnv
 from palaestra.envs.lockstep import LockstepWorlds
 from palaestra.launch.config import FoundRLRecipe, TeacherConfig
+from palaestra.launch.connect import connect_to
 from palaestra.launch.run import WorldsRun
 from palaestra.launch.train import make_worlds
 from palaestra.rewards.core import WeightedSum, WorldReward
@@ -148,7 +149,7 @@ class FoundRLRun(WorldsRun):
 def connect_teacher(config: TeacherConfig, seed: int, scores: bool = False) -> Client:
     """Return the client that the teacher's model is asked through; `scores` says that it is a CLIP."""
     if config.server:
-        return connect(config.server)
+        return connect_to(config.server, config.model)
     engine: Engine
     if config.kind == "scripted":
         engine = ScriptedEngine(config.quality, config.noise, config.right, config.seconds, seed)
