@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from palaestra.agents.vlm.generation import certain, choose
@@ -71,6 +71,7 @@ def test_what_may_still_become_a_stop_string_is_held_back(text: str, stops: tupl
     assert certain(text, stops) == sure
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text("ab", max_size=12), st.lists(st.text("ab", min_size=1, max_size=4), max_size=3))
 def test_no_piece_is_ever_taken_back(text: str, stops: list[str]) -> None:
     """However a text grows, what was certain of it is the beginning of the answer, which ends before a stop string."""
