@@ -11,6 +11,7 @@ from palaestra.launch.benches.gpu import gpu
 from palaestra.launch.benches.guidance import guidance
 from palaestra.launch.benches.learners import learners
 from palaestra.launch.benches.phone import phone
+from palaestra.launch.benches.pi0 import pi0
 from palaestra.launch.benches.retrieval import retrieval
 from palaestra.launch.benches.server import server
 from palaestra.launch.benches.vla import vla
@@ -27,4 +28,5 @@ BENCHES: dict[str, Callable[..., dict[str, Any]]] = {
     "phone": phone,
     "retrieval": retrieval,
     "vla": vla,
+    "pi0": pi0,
 }

@@ -118,7 +118,8 @@ class VLAConfig(PolicyConfig):
     hidden: int = 128
     """Width of the action expert."""
     base: str = ""
-    """Folder of the backbone's checkpoint; where empty, a tiny one with random weights is built."""
+    """Folder of the backbone's checkpoint, or of a π0, π0.5 or SmolVLA that LeRobot saved, which has an expert already;
+    pi0, pi05 or smolvla for a tiny one of that kind; where empty, a tiny backbone. Tiny ones have random weights."""
     image_size: int = 32
     """Side in pixels to which the tiny backbone resizes pictures."""
     width: int = 128

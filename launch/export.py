@@ -1,4 +1,7 @@
-"""A trained driving policy as one ONNX file, without the teacher, the critics or this package; and its latency."""
+"""A trained policy for elsewhere: one for driving as an ONNX file, a π0, π0.5 or SmolVLA as LeRobot would save it.
+
+The ONNX file goes without the teacher, the critics or this package, and its latency is measured.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from palaestra.agents.flow.policy import FlowPolicy
 from palaestra.agents.found_rl.policy import DrivingPolicy
+from palaestra.agents.vla.lerobot.checkpoint import write_policy
 from palaestra.envs.core import Observation, WorldSpec
 
 TIMED = 200
@@ -121,26 +126,31 @@ def _median_milliseconds(decide: Any) -> float:
 
 
 def export_run(run: Path, path: Path | None = None, checkpoint: str | None = None) -> dict[str, Any]:
-    """Export a run's policy; write what was measured beside it, and return it.
+    """Export a run's policy and return what was measured of it; of ONNX that is written beside it.
 
     Args:
-        run: The folder of a run of Found-RL.
-        path: Of the file; by default RUN/policy.onnx.
+        run: The folder of a run of Found-RL, or of one that trains a policy of LeRobot's.
+        path: Of the file, by default RUN/policy.onnx; or of the folder, by default RUN/lerobot.
         checkpoint: Whose policy; by default the newest.
 
     Raises:
         ValueError: The run trains another kind of policy.
     """
-    from palaestra.launch.config import FoundRLRecipe, from_json
+    from palaestra.launch.config import FoundRLRecipe, VLARecipe, from_json
     from palaestra.launch.files import write_atomically
     from palaestra.launch.train import load_policy, make_worlds
 
     recipe = from_json(run / "config.json")
-    if not isinstance(recipe, FoundRLRecipe):
-        raise ValueError(f"{run} is no run of Found-RL: only its small actors are exported as ONNX.")
+    if not isinstance(recipe, FoundRLRecipe | VLARecipe):
+        raise ValueError(
+            f"{run} trains neither a driving policy, which is exported as ONNX, nor one of LeRobot's, which is "
+            "written as LeRobot would."
+        )
     worlds = make_worlds(recipe, 1)
     try:
         policy = load_policy(run, recipe, worlds.spec, checkpoint)
+        if isinstance(policy, FlowPolicy):
+            return {"folder": str(write_policy(policy, path or run / "lerobot"))}
         assert isinstance(policy, DrivingPolicy)
         path = path or run / "policy.onnx"
         measured = export(policy, worlds.spec, path)

@@ -12,7 +12,10 @@ from palaestra.agents.flow.imitation import imitate
 from palaestra.agents.flow.pi_rl import PiRL
 from palaestra.agents.flow.policy import FlowPolicy, state_policy
 from palaestra.agents.rollout import Collector
-from palaestra.agents.vla.backbone import Backbone
+from palaestra.agents.vla.lerobot.checkpoint import is_policy, policy_for
+from palaestra.agents.vla.lerobot.format import DEFAULTS
+from palaestra.agents.vla.lerobot.fresh import tiny_policy
+from palaestra.agents.vla.lerobot.network import LeRobotNetwork
 from palaestra.agents.vla.policy import backbone_checkpoint, token_policy, vla_policy
 from palaestra.agents.vla.reader import Reader
 from palaestra.agents.vla.token_learner import TokenRL
@@ -124,8 +127,14 @@ def make_flow_policy(recipe: Recipe, spec: WorldSpec) -> FlowPolicy:
 
 
 def make_vla_policy(recipe: VLARecipe, spec: WorldSpec) -> FlowPolicy | TokenPolicy:
-    """Return the untrained policy on its backbone, of which is trained what reinforcement trains."""
+    """Return the untrained policy on its backbone, of which is trained what reinforcement trains.
+
+    Raises:
+        ValueError: The base is no such policy or backbone, or the worlds are not what it was made for.
+    """
     policy = recipe.policy
+    if policy.base in DEFAULTS or (policy.base and is_policy(Path(policy.base))):
+        return _make_lerobot_policy(recipe, spec)
     checkpoint = backbone_checkpoint(policy.base, policy.image_size, policy.width)
     rank = policy.rank if "lora" in (policy.imitation, policy.reinforcement) else 0
     built: FlowPolicy | TokenPolicy
@@ -136,7 +145,24 @@ def make_vla_policy(recipe: VLARecipe, spec: WorldSpec) -> FlowPolicy | TokenPol
             spec, checkpoint, policy.horizon, policy.steps, policy.hidden, policy.layers, policy.noise_bounds, rank
         )
     assert isinstance(built.network, Reader)
-    built.network.backbone.tune(policy.reinforcement)
+    built.network.tune(policy.reinforcement)
+    return built.to(recipe.world.device)
+
+
+def _make_lerobot_policy(recipe: VLARecipe, spec: WorldSpec) -> FlowPolicy:
+    """Return a π0, π0.5 or SmolVLA: a tiny untrained one by its name, or one that LeRobot saved."""
+    policy = recipe.policy
+    if policy.head != "flow" or recipe.grounding.steps:
+        raise ValueError(
+            f"policy.base is {policy.base}, of LeRobot's kind, which has an action expert and was not made to point: "
+            "take --policy.head flow --grounding.steps 0."
+        )
+    if policy.base in DEFAULTS:
+        built = tiny_policy(policy.base, spec, policy.horizon, policy.steps, policy.noise_bounds)
+    else:
+        built = policy_for(spec, Path(policy.base), policy.steps, policy.noise_bounds)
+    assert isinstance(built.network, LeRobotNetwork)
+    built.network.tune(policy.reinforcement)
     return built.to(recipe.world.device)
 
 
@@ -204,17 +230,17 @@ class PiRLRun(WorldsRun):
         metrics: dict[str, float] = {}
         if isinstance(recipe, VLARecipe):
             metrics = self._ground(recipe)
-            self._backbone().tune(recipe.policy.imitation)
+            self._reader().tune(recipe.policy.imitation)
         metrics |= self._follow(imitate(self.learner.policy, episodes, recipe.imitation))
         if isinstance(recipe, VLARecipe):
-            self._backbone().tune(recipe.policy.reinforcement)
+            self._reader().tune(recipe.policy.reinforcement)
         metrics["time/imitation"] = time.perf_counter() - started
         return metrics
 
-    def _backbone(self) -> Backbone:
+    def _reader(self) -> Reader | LeRobotNetwork:
         network = self.learner.policy.network
-        assert isinstance(network, Reader)
-        return network.backbone
+        assert isinstance(network, Reader | LeRobotNetwork)
+        return network
 
     def _ground(self, recipe: VLARecipe) -> dict[str, float]:
         """Teach the backbone to point, where the recipe asks for it; return metrics."""
@@ -222,8 +248,10 @@ class PiRLRun(WorldsRun):
             return {}
         from palaestra.launch.grounding import grounded
 
+        reader = self._reader()
+        assert isinstance(reader, Reader)
         self.tracker.console.print(f"grounding: {recipe.grounding.steps} steps, once for all seeds")
-        return self._follow(grounded(recipe, self._backbone()))
+        return self._follow(grounded(recipe, reader.backbone))
 
     def _follow(self, steps: Iterator[dict[str, float]]) -> dict[str, float]:
         """Take supervised training to its end, or to Ctrl-C, and return its last metrics."""

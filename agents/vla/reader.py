@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from palaestra.agents.normalise import Normaliser
-from palaestra.agents.vla.backbone import Backbone, Prefix
+from palaestra.agents.vla.backbone import Backbone, Prefix, Tuning
 from palaestra.envs.core import Observation
 
 
@@ -23,6 +23,10 @@ class Reader(nn.Module):
     def settled(self) -> bool:
         """Whether the backbone is frozen: then a prefix stays true while the rest learns."""
         return self.backbone.tuning == "frozen"
+
+    def tune(self, tuning: Tuning) -> None:
+        """Choose what of the backbone is trained from now on."""
+        self.backbone.tune(tuning)
 
     def observe(self, observation: Observation) -> Prefix:
         """Return the prefix of N observations, once a decision.

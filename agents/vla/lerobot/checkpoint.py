@@ -28,6 +28,7 @@ from palaestra.agents.vla.lerobot.format import (
     FormatError,
     Kind,
     Settings,
+    read_json,
     read_settings,
 )
 from palaestra.agents.vla.lerobot.network import LeRobotNetwork, Source
@@ -105,6 +106,44 @@ def policy_spec(path: Path) -> WorldSpec:
     cameras = {processors.shown_as(name): shape for name, shape in settings.cameras.items()}
     chunk = int(settings["n_action_steps"])
     return WorldSpec(path.name, box, state=settings.state, images=cameras, text=True, chunk=chunk)
+
+
+def is_policy(path: Path) -> bool:
+    """Return whether a folder holds a policy of LeRobot, of whatever type, and not a model of `transformers`."""
+    return (path / CONFIG).is_file() and "type" in read_json(path / CONFIG)
+
+
+def policy_for(
+    spec: WorldSpec, path: Path, steps: int | None = None, noise_bounds: tuple[float, float] = (0.08, 0.16)
+) -> FlowPolicy:
+    """Return the policy in a folder for worlds that show what it sees, within their bounds of actions.
+
+    Args:
+        spec: The worlds.
+        path: The folder.
+        steps: Denoising steps; by default the policy's own.
+        noise_bounds: Flow-Noise: smallest and largest standard deviation of a transition.
+
+    Raises:
+        FormatError: see `read_policy`; or the worlds show or take something else.
+    """
+    made = policy_spec(path)
+    for what, needs, has in (
+        ("sees cameras", dict(made.images), dict(spec.images)),
+        ("reads proprioception of width", made.state, spec.state),
+        ("acts with numbers", made.action.shape, spec.action.shape),
+        ("follows instructions:", made.text, spec.text),
+    ):
+        if needs != has:
+            raise FormatError(
+                f"the policy in {path} {what} {needs}; {spec.id} has {has}. Choose options of the world that agree, "
+                "or fine-tune a policy that was made for it."
+            )
+    box = spec.action
+    assert isinstance(box, spaces.Box)
+    return read_policy(
+        path, low=box.low, high=box.high, chunk=spec.chunk, steps=steps, noise_bounds=noise_bounds
+    )
 
 
 def write_policy(policy: FlowPolicy, path: Path) -> Path:

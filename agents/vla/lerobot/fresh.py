@@ -95,6 +95,17 @@ def fresh_policy(
     return FlowPolicy(network, action.low, action.high, spec.chunk, steps, unfitted(made, ACTION))
 
 
+def tiny_policy(
+    kind: Kind, spec: WorldSpec, horizon: int, steps: int = 10, noise_bounds: tuple[float, float] = (0.08, 0.16)
+) -> FlowPolicy:
+    """Return an untrained tiny policy with a tokenizer of its own; see `fresh_policy`."""
+    from palaestra.agents.vlm.tiny import CORPUS, train_tokenizer
+
+    size = TINY[kind]
+    tokenizer = train_tokenizer(CORPUS, size.vocabulary, 2048, False)
+    return fresh_policy(kind, spec, size, tokenizer, horizon, steps, noise_bounds=noise_bounds)
+
+
 def _settings(
     kind: Kind, spec: WorldSpec, action: spaces.Box, size: Size, horizon: int, steps: int, wide: int
 ) -> Settings:

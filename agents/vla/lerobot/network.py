@@ -8,14 +8,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from palaestra.agents.flow.network import NoiseHead
 from palaestra.agents.flow.samplers import Field
-from palaestra.agents.vla.backbone import Prefix
+from palaestra.agents.vla.backbone import Prefix, Tuning
 from palaestra.agents.vla.lerobot.expert import Expert
 from palaestra.agents.vla.lerobot.format import Settings
 from palaestra.agents.vla.lerobot.processors import Processors
@@ -65,8 +65,14 @@ class LeRobotNetwork(nn.Module):
         self.tune("frozen")
         self.eval()
 
-    def tune(self, tuning: Literal["frozen", "full"]) -> None:
-        """Choose whether the backbone is trained from now on."""
+    def tune(self, tuning: Tuning) -> None:
+        """Choose whether the backbone is trained from now on.
+
+        Raises:
+            ValueError: Adapters are to be trained, which LeRobot's files have no place for.
+        """
+        if tuning == "lora":
+            raise ValueError("tuning is 'lora'; LeRobot's policies are trained 'frozen' (the expert alone) or 'full'.")
         self.tuning = tuning
         self.backbone.requires_grad_(tuning == "full")
 

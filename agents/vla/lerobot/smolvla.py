@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from palaestra.agents.vla.backbone import Prefix
+from palaestra.agents.vla.backbone import Prefix, Tuning
 from palaestra.agents.vla.lerobot.expert import THETA, Expert, Shape, time_embedding
 from palaestra.agents.vla.lerobot.network import LeRobotNetwork, Source, depth
 from palaestra.agents.vla.lerobot.pictures import fitted
@@ -51,7 +51,7 @@ class SmolVLANetwork(LeRobotNetwork):
         self.action_time_mlp_in, self.action_time_mlp_out = nn.Linear(2 * width, width), nn.Linear(width, width)
         self.tune("frozen")
 
-    def tune(self, tuning: Literal["frozen", "full"]) -> None:
+    def tune(self, tuning: Tuning) -> None:
         """Choose whether the backbone is trained, and with it the proprioception's way in, which lies before it."""
         super().tune(tuning)
         if hasattr(self, "state_proj"):
