@@ -117,8 +117,6 @@ def _learn(policy: FlowPolicy) -> Callable[[Observation], None]:
     """Return a gradient step of what is trained: the expert and what lies around it."""
     import torch
 
-    from palaestra.agents.flow.imitation import flow_matching_loss, flow_time
-
     network = policy.network
     trained = [weight for weight in policy.parameters() if weight.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=1e-5)
@@ -126,9 +124,9 @@ def _learn(policy: FlowPolicy) -> Callable[[Observation], None]:
     def learn(view: Observation) -> None:
         context = network.observe(view)
         count, device = len(view), context.device
-        noise, action = policy.noise(count, device), policy.noise(count, device)
+        action = torch.zeros(count, network.horizon, policy.actions, device=device)
         mask = torch.ones(count, network.horizon, dtype=torch.bool, device=device)
-        loss = flow_matching_loss(network, context, action, mask, noise, flow_time(count, device))
+        loss = policy.imitation_loss(context, action, mask)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
