@@ -84,9 +84,9 @@ VLA_TABLETOP = VLARecipe(
     policy=VLAConfig(horizon=4, steps=2, hidden=64, image_size=16, width=64, imitation="frozen"),
     # A backbone with random weights has to learn first what a pre-trained one knows: where things are.
     grounding=GroundingConfig(steps=900),
-    demonstrations=DemonstrationConfig(episodes=60, noise=0.2),
-    imitation=ImitationConfig(steps=1500, batch=64, reuse=True),
-    pi_rl=PiRLConfig(form="full", ratio="action", discount=0.9, epochs=6, batch=160, actor_rate=2e-4, anneal=80),
+    demonstrations=DemonstrationConfig(episodes=100, noise=0.2),
+    imitation=ImitationConfig(steps=1000, batch=64, learning_rate=2e-3, reuse=True),
+    pi_rl=PiRLConfig(form="full", ratio="action", discount=0.9, epochs=6, batch=160, actor_rate=3e-4, anneal=80),
     reward=RewardConfig(success=1.0, world=1.0),
     iterations=80,
     decisions=10,

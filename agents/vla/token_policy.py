@@ -2,7 +2,8 @@
 
 Actions are discretised (`tokens.py`); their tokens are words that the backbone's language model reads and says besides
 its own. It can say nothing else: decoding is constrained to them, one dimension after the other, the chunk's first
-action first. Proprioception is a token of its own between the prefix and the actions, from which the first is said.
+action first. Proprioception, with the mean of the prefix's outputs, is a token of its own between the prefix and the
+actions, from which the first is said.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class TokenNetwork(Reader):
         size = backbone.text.hidden_size
         self.codes = nn.Embedding(bins, size)
         nn.init.normal_(self.codes.weight, std=0.05)
-        self.enter_state = nn.Linear(state, size)
+        self.enter_state = nn.Linear(size + state, size)
 
     @property
     def length(self) -> int:
@@ -45,12 +46,12 @@ class TokenNetwork(Reader):
 
     def logits(self, context: Prefix, tokens: Tensor) -> Tensor:
         """Return the logits [N, L, bins] of each token of chunks [N, L], given those before it."""
-        embedded = torch.cat([self.enter_state(context.state)[:, None], self.codes(tokens[:, :-1])], 1)
+        embedded = torch.cat([self.enter_state(self.summary(context))[:, None], self.codes(tokens[:, :-1])], 1)
         return self._say(self.backbone.follow(self.backbone.memory(context), context.real, embedded))
 
     def decode(self, context: Prefix, greedy: bool) -> Tensor:
         """Return the tokens of chunks [N, L], the likeliest or drawn ones, one after the other."""
-        memory, said = self.backbone.memory(context), self.enter_state(context.state)[:, None]
+        memory, said = self.backbone.memory(context), self.enter_state(self.summary(context))[:, None]
         tokens: list[Tensor] = []
         for _ in range(self.length):
             logits = self._say(self.backbone.follow(memory, context.real, said))[:, 0]
