@@ -7,7 +7,7 @@ from pathlib import Path
 from palaestra.envs.core import episode_seed
 from palaestra.envs.record import RenderError, Single, record
 from palaestra.envs.registry import source
-from palaestra.launch.config import EVALUATION_SEED, AnyRecipe
+from palaestra.launch.config import EVALUATION_SEED, AnyRecipe, VLARecipe
 from palaestra.launch.train import evaluation_options, load_policy, make_worlds
 
 
@@ -41,8 +41,10 @@ def film(run: Path, recipe: AnyRecipe, checkpoint: str | None = None, name: str 
             limit = worlds.spec.max_steps
         finally:
             worlds.close()
+        # Where words matter, the film shows what was asked for; its name says whose policy it is.
+        caption = "" if isinstance(recipe, VLARecipe) else f"{recipe.name}, {name}"
         seeds = [episode_seed(EVALUATION_SEED, index) for index in range(recipe.videos)]
-        recordings = record(env, policy, run / "videos", seeds, caption=f"{recipe.name}, {name}", max_steps=limit)
+        recordings = record(env, policy, run / "videos", seeds, caption=caption, max_steps=limit)
     finally:
         env.close()
     films = []

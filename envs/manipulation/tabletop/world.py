@@ -34,6 +34,8 @@ Shown = dict[str, Any]
 """What B tables show: "overhead" and "side" [B, P, P, 3] uint8, "state" [B, 5] float32, "text" B strings."""
 STEPS: dict[Task, int] = {"pick-place": 40, "push": 48, "sort": 80, "drawer": 32}
 """The time limit of each task."""
+SHOWN = 192
+"""Least side of a picture for people."""
 
 
 class TabletopEnv(VectorEnv[Shown, Tensor, Tensor]):
@@ -160,8 +162,11 @@ class TabletopEnv(VectorEnv[Shown, Tensor, Tensor]):
         return expert_action(self.table, self.task)
 
     def render(self) -> tuple[np.ndarray, ...]:
-        """Return one picture a world, both cameras side by side, [P, 2 P, 3] uint8 each."""
-        return tuple(torch.cat(self._pictures, 2).cpu().numpy())
+        """Return one picture a world for people, both cameras side by side, [Q, 2 Q, 3] uint8 each, Q at least 192."""
+        painters = [Painter(camera, max(self._painters[0].pixels, SHOWN), self.device) for camera in CAMERAS]
+        drawer = self.task == "drawer"
+        pictures = [painter.paint(self.table, painter.fixed(self.table, drawer)) for painter in painters]
+        return tuple(torch.cat(pictures, 2).cpu().numpy())
 
     def _paint(self) -> list[Tensor]:
         """Return every camera's pictures of all worlds."""
