@@ -51,7 +51,7 @@ class PiRLConfig(ActorCriticConfig):
     ratio: Credit = "chunk"
     """Whether a probability ratio is taken over a chunk or over each action."""
     entropy: float = 0.005
-    """noise: bonus on the mean entropy of an entry."""
+    """noise, and policies that say tokens: bonus on the mean entropy of an entry, or of a token."""
 
     def __post_init__(self) -> None:
         if self.sampler != "noise" and not self.level > 0:

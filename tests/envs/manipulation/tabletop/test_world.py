@@ -5,6 +5,7 @@ import torch
 
 from palaestra.envs.check import check
 from palaestra.envs.manipulation.tabletop.catalogue import OBJECTS, RECEPTACLES, SPLITS, TASKS, WORDINGS, Task
+from palaestra.envs.manipulation.tabletop.pointing import pointing
 from palaestra.envs.manipulation.tabletop.world import STEPS, TabletopEnv, demonstrate
 from palaestra.envs.registry import make, names
 
@@ -163,3 +164,30 @@ def test_the_contract_is_kept() -> None:
 def test_bad_options_are_named(options: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TabletopEnv(2, **options)  # type: ignore[arg-type]
+
+
+def test_people_see_more_than_policies_and_the_same() -> None:
+    """A film's pictures are 192 wide a camera however small the policy's are; at that size they are its own."""
+    small = TabletopEnv(2, pixels=32, render_mode="rgb_array")
+    large = TabletopEnv(2, pixels=192)
+    small.reset(seed=4)
+    shown, _ = large.reset(seed=4)
+    for picture, overhead, side in zip(small.render(), shown["overhead"], shown["side"], strict=True):
+        assert picture.shape == (192, 384, 3)
+        assert (picture[:, :192] == overhead.numpy()).all() and (picture[:, 192:] == side.numpy()).all()
+
+
+def test_lessons_in_pointing_say_where_the_named_things_are() -> None:
+    """An object's own colour is seen at its place in the overhead picture, at all stages of episodes; seeds repeat."""
+    options = {"objects": 1, "receptacles": 1, "kinds": 2, "scenes": 1, "pixels": 64}
+    view, places = pointing(200, seed=7, count=64, **options)
+    again, same = pointing(200, seed=7, count=64, **options)
+    assert torch.equal(places, same) and view.text == again.text and len(view) == 200
+    named = [next(kind for kind in OBJECTS if f"the {kind.name}" in line) for line in view.text]
+    column = ((places[:, 0] / 1.15 + 1) * 32).long().clamp(0, 63)
+    row = ((1 - places[:, 1] / 1.15) * 32).long().clamp(0, 63)
+    seen = view.images["overhead"][torch.arange(200), row, column].float()
+    meant = torch.tensor([kind.colour for kind in named]).float()
+    right = (seen / seen.norm(dim=1, keepdim=True) - meant / meant.norm(dim=1, keepdim=True)).norm(dim=1) < 0.1
+    assert right.float().mean() > 0.8  # fingers hide some
+    assert len({tuple(place) for place in places[:, 2:].tolist()}) > 64
