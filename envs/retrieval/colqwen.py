@@ -39,13 +39,12 @@ class ColQwen2:
         if not (folder / "config.json").is_file():
             raise ValueError(f"{folder} holds no config.json: give a folder with ColQwen2 in transformers' format.")
         try:
-            local: dict[str, Any] = {"local_files_only": True}
-            self._model: Any = ColQwen2ForRetrieval.from_pretrained(folder, use_safetensors=True, **local)
-            self._processor = ColQwen2Processor.from_pretrained(folder, **local)
+            kinds: tuple[Any, Any] = ColQwen2ForRetrieval, ColQwen2Processor
+            self._model = kinds[0].from_pretrained(folder, use_safetensors=True, local_files_only=True)
+            self._processor = kinds[1].from_pretrained(folder, local_files_only=True)
         except (OSError, KeyError, TypeError, RuntimeError) as error:
             raise ValueError(f"{folder} is no ColQwen2 in transformers' format: {error}") from error
-        self._model.to(device)
-        self._model.eval()
+        self._model.to(device).eval()
         self._device, self._batch = device, batch
 
     def pages(self, pages: Sequence[Page]) -> list[Tensor]:

@@ -1,5 +1,6 @@
 """A vision-language model of transformers in the small one's place."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,7 +8,10 @@ import pytest
 import torch
 
 from palaestra.agents.grpo.batch import collate
+from palaestra.agents.grpo.learner import GRPO, GRPOConfig
+from palaestra.agents.grpo.presets import preset
 from palaestra.agents.grpo.rollout import SpeakConfig, converse
+from palaestra.agents.grpo.scores import Scores
 from palaestra.agents.grpo.vlm_speaker import VlmSpeaker
 from palaestra.agents.vlm.checkpoint import read_checkpoint
 from palaestra.agents.vlm.tiny import build_tiny_vlm
@@ -63,3 +67,37 @@ def test_passages_are_what_the_template_says(folder: Path) -> None:
     assert text(Turn(images=(picture,)), False).count("<|image|>") == 16
     assert speaker.closed(speaker.write("<answer>four</answer>")) and not speaker.closed(speaker.write("</answer> so"))
     assert speaker.decode(speaker.write("<search>a dog</search>")) == "<search>a dog</search>"
+
+
+@pytest.mark.parametrize("adapters", [False, True], ids=["full", "lora"])
+def test_it_learns_whole_or_by_adapters(folder: Path, adapters: bool) -> None:
+    """One batch of GRPO: paid conversations become likelier, and of a model with adapters nothing else moves."""
+    torch.manual_seed(0)
+    checkpoint = read_checkpoint(folder, processor=folder, adapter=None, device="cpu", dtype=torch.float32)
+    if adapters:
+        peft = pytest.importorskip("peft")
+        tuned = peft.get_peft_model(checkpoint.model, peft.LoraConfig(r=4, target_modules="all-linear"))
+        checkpoint = dataclasses.replace(checkpoint, model=tuned)
+    else:
+        checkpoint.model.requires_grad_(True)
+    speaker, corpus = Searcher(checkpoint), tiny_corpus(0, sft=4, rl=4, test=4)
+    tasks = [task for task in corpus.splits["rl"][:2] for _ in range(4)]
+    played = converse(speaker, PageWorlds(corpus, BM25(corpus.texts)), tasks, SpeakConfig())
+    paid = torch.tensor([1.0, 0, 1, 0] * 2)
+    scores = Scores(paid, torch.ones(8, dtype=torch.bool), paid == 1, paid[:, None], torch.ones(1))
+    batch, before = collate(played), {name: one.clone() for name, one in checkpoint.model.named_parameters()}
+
+    def gap() -> float:
+        with torch.no_grad():
+            logprobs, _ = speaker.score(batch.ids, batch.real, batch.images)
+        mean = (logprobs * batch.sampled).sum(1) / batch.sampled.sum(1)
+        return float(mean[paid == 1].mean() - mean[paid == 0].mean())
+
+    at_first = gap()
+    learner = GRPO(speaker, GRPOConfig(group=4, epochs=3, parts=1, learning_rate=1e-3), preset("vrag"))
+    metrics = learner.learn(played, scores)
+    assert gap() > at_first and metrics["train/sampler_gap"] < 1e-4
+    moved = {name for name, one in checkpoint.model.named_parameters() if not torch.equal(one, before[name])}
+    assert moved and all("lora_" in name for name in moved) == adapters
+    hidden = speaker.hidden(batch.ids, batch.real, batch.images)
+    assert hidden.shape == (*batch.ids.shape, speaker.width)

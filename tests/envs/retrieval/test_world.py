@@ -56,6 +56,9 @@ def started(corpus: Corpus, count: int = 1, **rules: float) -> PageWorlds:
         ("<answer> Beijing </answer>", "answer"),
         ("<think><search>not yet</search></think><answer>x</answer>", "answer"),  # thoughts are not actions
         ("<search>open <answer>x</answer>", "answer"),  # an unclosed tag is none
+        ("<search>a <search>b</search> c</search>", "search"),  # of nested ones the inner
+        ("<think><search>a</search>", "search"),
+        ("<search>a <bbox>[1, 2, 3, 4]</bbox></search>", "bbox"),
     ],
 )
 def test_actions_are_read(said: str, kind: str) -> None:
@@ -66,7 +69,8 @@ def test_actions_are_read(said: str, kind: str) -> None:
 @pytest.mark.parametrize(
     "said",
     [
-        "", "no tag", "<search>unclosed", "<search>a</answer>", "<search>  </search>", "<answer></answer>",
+        "", "no tag", "</search>a<search>", "<SEARCH>a</SEARCH>", "<search>unclosed", "<search>a</answer>",
+        "<search>  </search>", "<answer></answer>",
         "<bbox>[1, 2, 3]</bbox>", "<bbox>[1, 2, 3, -4]</bbox>", "<bbox>[a, b, c, d]</bbox>",
         "<bbox>[5, 5, 5, 9]</bbox>",
         "<bbox>[9, 9, 1, 1]</bbox>", "<bbox>[1, 2, 3, nan]</bbox>", "<bbox>[1, 2, 3, inf]</bbox>",
@@ -146,6 +150,15 @@ def test_a_step_is_one_search_and_rows_do_not_meet() -> None:
     worlds.step([0, 2], ["<search>a</search>", "<bbox>[0, 0, 8, 8]</bbox>"])
     assert retriever.calls == 2
     assert [len(record.shown) for record in worlds.records] == [2, 1, 1]
+
+
+def test_a_huge_query_is_refused_and_the_episode_goes_on() -> None:
+    """100 kB: an invalid action, told so, and never sent to the retriever."""
+    worlds = started(twelve())
+    (reply,) = worlds.step([0], [f"<search>{'cat ' * 25_000}</search>"])
+    assert reply.turn is not None and reply.turn.invalid and reply.outcome is None
+    (reply,) = worlds.step([0], ["<search>cat</search>"])
+    assert reply.turn is not None and reply.turn.images and worlds.records[0].invalid == 1
 
 
 def test_a_broken_retriever_voids_the_episode_alone() -> None:
