@@ -1,4 +1,4 @@
-"""Rendered documents: tables, charts and forms on pages of several layouts, with questions about them.
+"""Rendered documents: tables, charts, forms and figures in several fonts and layouts, with questions about them.
 
 What a question asks about is drawn, not written where a lexical retriever could read it: the text layer of a page
 holds its title and kind. A number in a table or form is small, the tallest bar of a chart is not.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -19,8 +20,8 @@ from palaestra.envs.retrieval.views import Box
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
 
-Kind = Literal["table", "bar", "line", "form"]
-KINDS: tuple[Kind, ...] = ("table", "bar", "line", "form")
+Kind = Literal["table", "bar", "line", "form", "figure"]
+KINDS: tuple[Kind, ...] = ("table", "bar", "line", "form", "figure")
 PLACES = [
     "Arlen",
     "Bexley",
@@ -62,9 +63,13 @@ SUBJECTS = [
     "museums",
 ]
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun")
+FONTS = {"train": ("DejaVuSans", "DejaVuSerif"), "test": ("DejaVuSansMono", "DejaVuSerif-Italic")}
+"""Of matplotlib, which brings them along."""
 PAPERS = {"train": ("#ffffff", "#fbf7ec"), "test": ("#eef3f8",)}
 SIDES = {"train": ((640, 480), (480, 640), (600, 600)), "test": ((720, 540), (540, 720))}
-"""Width and height of pages: layouts, like documents, belong to one split."""
+"""Width and height of pages: layouts and fonts, like documents, belong to one split."""
+TOPS = {"train": (16, 40), "test": (28,)}
+"""How far down titles stand."""
 INKS = ("#1f2937", "#0b3d63", "#5b1a1a")
 
 
@@ -81,10 +86,29 @@ class _Drawn:
     """"zoom" where it is small."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """How a document looks."""
+
+    size: tuple[int, int]
+    """Width and height of its pages."""
+    paper: str
+    font: str
+    top: int
+    """Of its titles."""
+
+    def letters(self, size: int) -> Any:
+        """Return its font in a size."""
+        from matplotlib import get_data_path
+        from PIL import ImageFont
+
+        return ImageFont.truetype(f"{get_data_path()}/fonts/ttf/{self.font}.ttf", size)
+
+
 def document_corpus(seed: int = 0, *, train: int = 40, test: int = 20, pages: int = 3) -> Corpus:
     """Make documents of `pages` pages each, with a question a page and one over two pages a document.
 
-    Train and test are disjoint in documents and in layouts (sizes and papers of pages).
+    Train and test are disjoint in documents, in fonts, and in layouts (sizes and papers of pages, places of titles).
 
     Raises:
         ValueError: More documents than there are titles.
@@ -110,13 +134,12 @@ def _document(
     name: str, title: str, split: str, pages: int, generator: np.random.Generator, made: list[Page]
 ) -> list[Question]:
     """Add a document's pages and return its questions."""
-    sizes, papers = SIDES[split], PAPERS[split]
-    size, paper = sizes[generator.integers(len(sizes))], papers[generator.integers(len(papers))]
+    look = _Look(*(some[split][generator.integers(len(some[split]))] for some in (SIDES, PAPERS, FONTS, TOPS)))
     kinds: list[Kind] = [KINDS[index] for index in generator.permutation(len(KINDS))[:pages]]
     questions, totals = [], []
     for number, kind in enumerate(kinds, start=1):
         id = f"{name}_{number}"
-        pixels, drawn, total = _page(title, kind, number, size, paper, generator)
+        pixels, drawn, total = _page(title, kind, number, look, generator)
         made.append(Page(id, f"{title} {kind}", pixels, name))
         totals.append(total)
         questions.append(
@@ -151,26 +174,26 @@ def _document(
 
 
 def _page(
-    title: str, kind: Kind, number: int, size: tuple[int, int], paper: str, generator: np.random.Generator
+    title: str, kind: Kind, number: int, look: _Look, generator: np.random.Generator
 ) -> tuple[torch.Tensor, _Drawn, tuple[int, Box]]:
     """Return a page's pixels [H, W, 3], what it asks for, and its total with where that stands."""
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
-    image = Image.new("RGB", size, paper)
+    image = Image.new("RGB", look.size, look.paper)
     draw = ImageDraw.Draw(image)
     ink = INKS[generator.integers(len(INKS))]
-    width, height = size
-    draw.text((24, 16), title, fill=ink, font=ImageFont.load_default(int(generator.integers(22, 30))))
-    draw.text((24, 52), f"{kind}, page {number}", fill=ink, font=ImageFont.load_default(14))
-    frame = (40.0, 90.0, width - 40.0, height - 70.0)
+    width, height = look.size
+    draw.text((24, look.top), title, fill=ink, font=look.letters(int(generator.integers(20, 27))))
+    draw.text((24, look.top + 36), f"{kind}, page {number}", fill=ink, font=look.letters(13))
+    frame = (40.0, look.top + 74.0, width - 40.0, height - 70.0)
     values = (
         10 + 6 * generator.permutation(15)[: len(MONTHS)]
     ).tolist()  # far enough apart to be told apart in a chart
-    drawn = _DRAWERS[kind](draw, frame, values, ink, ImageFont.load_default(11))
+    drawn = _DRAWERS[kind](draw, frame, values, ink, look.letters(10))
     total = sum(values)
     place = (40.0, height - 52.0)
-    draw.text(place, f"total {total}", fill=ink, font=ImageFont.load_default(11))
-    box = draw.textbbox(place, f"total {total}", font=ImageFont.load_default(11))
+    draw.text(place, f"total {total}", fill=ink, font=look.letters(10))
+    box = draw.textbbox(place, f"total {total}", font=look.letters(10))
     pixels = torch.from_numpy(np.array(image, np.uint8))
     return pixels, drawn, (total, (float(box[0]), float(box[1]), float(box[2]), float(box[3])))
 
@@ -232,9 +255,27 @@ def _form(draw: ImageDraw, frame: Box, values: Sequence[int], ink: str, font: An
     )
 
 
+def _figure(draw: ImageDraw, frame: Box, values: Sequence[int], ink: str, font: Any) -> _Drawn:
+    """Draw stations along a winding way, and ask which one follows another."""
+    x1, y1, x2, y2 = frame
+    order = sorted(range(len(values)), key=values.__getitem__)
+    middles = [(x1 + (n + 0.5) * (x2 - x1) / len(values), y1 + (0.3 + 0.4 * (n % 2)) * (y2 - y1)) for n in range(6)]
+    for (ax, ay), (bx, by) in pairwise(middles):
+        draw.line((ax, ay, bx, by), fill=ink, width=2)
+        draw.regular_polygon(((ax + bx) / 2, (ay + by) / 2, 5), 3, rotation=-90, fill=ink)
+    boxes = [(x - 24, y - 13, x + 24, y + 13) for x, y in middles]
+    for box, month in zip(boxes, order, strict=True):
+        draw.rounded_rectangle(box, 6, fill="#ffffff", outline=ink, width=2)
+        draw.text((box[0] + 11, box[1] + 7), MONTHS[month], fill=ink, font=font)
+    asked = sum(values) % (len(order) - 1)
+    question = f"which station comes after {MONTHS[order[asked]]}?"
+    return _Drawn(question, MONTHS[order[asked + 1]], boxes[asked + 1], "single")
+
+
 _DRAWERS: dict[Kind, Callable[[Any, Box, Sequence[int], str, Any], _Drawn]] = {
     "table": _table,
     "bar": _bar,
     "line": _line,
     "form": _form,
+    "figure": _figure,
 }

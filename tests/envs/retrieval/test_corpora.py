@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from palaestra.envs.retrieval.corpus import Corpus, Page, Question, read_folder
-from palaestra.envs.retrieval.documents import PAPERS, document_corpus
+from palaestra.envs.retrieval.documents import FONTS, KINDS, PAPERS, TOPS, document_corpus
 from palaestra.envs.retrieval.retrievers import BM25
 
 
@@ -26,6 +26,7 @@ def test_documents_are_reproducible_and_disjoint() -> None:
         for split, of_split in corpus.splits.items()
     }
     assert not layouts["train"] & layouts["test"] and not set(PAPERS["train"]) & set(PAPERS["test"])
+    assert not set(FONTS["train"]) & set(FONTS["test"]) and not set(TOPS["train"]) & set(TOPS["test"])
 
 
 def test_questions_of_documents() -> None:
@@ -33,6 +34,7 @@ def test_questions_of_documents() -> None:
     corpus = document_corpus(1, train=12, test=2)
     questions = corpus.splits["train"]
     assert {question.kind for question in questions} == {"zoom", "single", "multi"}
+    assert {question.thought for question in questions if question.kind != "multi"} == set(KINDS)
     retriever = BM25(corpus.texts)
     for question in questions:
         for query, gold in zip(question.queries, question.gold, strict=True):
@@ -42,6 +44,8 @@ def test_questions_of_documents() -> None:
             page = corpus.pages[corpus.numbers[region.page]].pixels
             assert 0 <= x1 < x2 <= page.shape[1] and 0 <= y1 < y2 <= page.shape[0]
             assert len(page[y1:y2, x1:x2].flatten(0, 1).unique(dim=0)) > 2, question.text  # something is drawn there
+        if question.kind == "multi":
+            assert len(question.gold) == len(question.regions) == len(question.queries) == 2
         assert question.answer not in " ".join(corpus.texts).split()
     with pytest.raises(ValueError, match="320 documents"):
         document_corpus(train=300, test=40)
