@@ -259,10 +259,12 @@ def _figure(draw: ImageDraw, frame: Box, values: Sequence[int], ink: str, font: 
     """Draw stations along a winding way, and ask which one follows another."""
     x1, y1, x2, y2 = frame
     order = sorted(range(len(values)), key=values.__getitem__)
-    middles = [(x1 + (n + 0.5) * (x2 - x1) / len(values), y1 + (0.3 + 0.4 * (n % 2)) * (y2 - y1)) for n in range(6)]
+    middles = [(x1 + (n + 0.5) * (x2 - x1) / len(values), y1 + (0.3 + 0.4 * (n % 2)) * (y2 - y1)) for n in range(len(values))]
     for (ax, ay), (bx, by) in pairwise(middles):
         draw.line((ax, ay, bx, by), fill=ink, width=2)
-        draw.regular_polygon(((ax + bx) / 2, (ay + by) / 2, 5), 3, rotation=-90, fill=ink)
+        (x, y), length = ((ax + bx) / 2, (ay + by) / 2), ((bx - ax) ** 2 + (by - ay) ** 2) ** 0.5
+        u, v = 6 * (bx - ax) / length, 6 * (by - ay) / length
+        draw.polygon([(x + 2 * u, y + 2 * v), (x - v, y + u), (x + v, y - u)], fill=ink)  # an arrow's head
     boxes = [(x - 24, y - 13, x + 24, y + 13) for x, y in middles]
     for box, month in zip(boxes, order, strict=True):
         draw.rounded_rectangle(box, 6, fill="#ffffff", outline=ink, width=2)
