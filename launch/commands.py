@@ -350,7 +350,11 @@ def check_command(words: Sequence[str]) -> int:
         print("palaestra check WORLD: checks that a world keeps the contract; see palaestra list")
         return 0 if words and words[0] in ("-h", "--help") else 2
     from palaestra.envs.check import check
+    from palaestra.envs.retrieval.check import check_tools, is_tools
 
+    if is_tools(words[0]):
+        print(check_tools(words[0]))
+        return 0
     report = check(words[0])
     print(report)
     return 0 if report.passed else 1

@@ -134,7 +134,8 @@ def _document(
     name: str, title: str, split: str, pages: int, generator: np.random.Generator, made: list[Page]
 ) -> list[Question]:
     """Add a document's pages and return its questions."""
-    look = _Look(*(some[split][generator.integers(len(some[split]))] for some in (SIDES, PAPERS, FONTS, TOPS)))
+    of_split: tuple[Sequence[Any], ...] = SIDES[split], PAPERS[split], FONTS[split], TOPS[split]
+    look = _Look(*(some[generator.integers(len(some))] for some in of_split))
     kinds: list[Kind] = [KINDS[index] for index in generator.permutation(len(KINDS))[:pages]]
     questions, totals = [], []
     for number, kind in enumerate(kinds, start=1):
@@ -259,7 +260,8 @@ def _figure(draw: ImageDraw, frame: Box, values: Sequence[int], ink: str, font: 
     """Draw stations along a winding way, and ask which one follows another."""
     x1, y1, x2, y2 = frame
     order = sorted(range(len(values)), key=values.__getitem__)
-    middles = [(x1 + (n + 0.5) * (x2 - x1) / len(values), y1 + (0.3 + 0.4 * (n % 2)) * (y2 - y1)) for n in range(len(values))]
+    step = (x2 - x1) / len(values)
+    middles = [(x1 + (n + 0.5) * step, y1 + (0.3 + 0.4 * (n % 2)) * (y2 - y1)) for n in range(len(values))]
     for (ax, ay), (bx, by) in pairwise(middles):
         draw.line((ax, ay, bx, by), fill=ink, width=2)
         (x, y), length = ((ax + bx) / 2, (ay + by) / 2), ((bx - ax) ** 2 + (by - ay) ** 2) ** 0.5

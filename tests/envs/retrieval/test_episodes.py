@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from palaestra.envs.retrieval import registry
+from palaestra.envs.retrieval.check import check_tools, is_tools
 from palaestra.envs.retrieval.core import Reply, Turn
 from palaestra.envs.retrieval.episodes import Clocks, EpisodeWorlds, full_worlds
 from palaestra.envs.retrieval.isolation import Limits
 from palaestra.envs.retrieval.tools import ToolWorlds
+from palaestra.launch.commands import check_command
 
 
 class Pictures:
@@ -183,6 +185,27 @@ def test_worlds_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     ):
         with pytest.raises(kind, match=message):
             registry.open_worlds(wrong)
+
+
+def test_a_world_of_tools_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What an agent reads, and what is missing; Gymnasium's worlds are still checked as such."""
+    (tmp_path / "his_worlds.py").write_text(
+        "class Shop:\n"
+        "    def reset(self, q: str) -> str:\n        return q\n"
+        "    def price(self, item: str) -> str:\n        return '3'\n"
+        "class Bad:\n    def reset(self) -> str:\n        return ''\n"
+        "    def look(self, where) -> str:\n        return ''\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    shown = check_tools("his_worlds:Shop")
+    assert '"required": ["item"]' in shown and "price has no docstring" in shown and "no reward" in shown
+    with pytest.raises(TypeError, match="'where' has the hint None"):
+        check_tools("his_worlds:Bad")
+    assert is_tools("retrieval/ledger-v0") and is_tools("his_worlds:Bad")
+    assert not is_tools("toy/reach-v0") and not is_tools("nowhere:X") and not is_tools("gymnasium:Env")
+    assert check_command(["retrieval/ledger-v0"]) == 0 and "2 tools" in capsys.readouterr().out
 
 
 def test_a_plug_in_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
