@@ -12,7 +12,7 @@ from palaestra.envs.android import touch
 from palaestra.envs.android.apps import APPS, LAUNCHER
 from palaestra.envs.android.apps.calculator import evaluate
 from palaestra.envs.android.device import Device
-from palaestra.envs.android.noise import WILD, noise_named
+from palaestra.envs.android.noise import WILD, Noise, noise_named
 from palaestra.envs.android.system import Popup
 from palaestra.envs.android.views import TALL, WIDTH
 
@@ -158,6 +158,33 @@ def test_a_popup_takes_all_touches_until_it_is_answered() -> None:
     device.open("com.android.settings")
     tap_on(device, "5 STARS")
     assert device.place_name == "Home/home"
+
+
+def test_each_chance_of_a_preset_does_what_it_says() -> None:
+    """Where it is 1 it happens at once, where it is 0 never."""
+    tired = Device(0, Noise(loading=1.0))
+    tired.open(CONTACTS)
+    assert not touch.back(tired) and not touch.swipe(tired, 30, 100, 30, 40) and tired.page.screen == "people_list"
+    assert any(placed.view.name == "loading" for placed in tired.look())
+    tired.tick(2)
+    assert touch.back(tired) and tired.page.package == LAUNCHER
+    pushy = Device(0, Noise(popup=1.0))
+    pushy.open(CONTACTS)
+    assert pushy.state.popup is not None
+    noisy = Device(0, Noise(heads_up=1.0))
+    noisy.tick(2)
+    assert noisy.state.heads_up is not None and touch.tap(noisy, 30, 12)
+    assert noisy.page.package == "com.simplemobiletools.smsmessenger"  # it took the touch
+    frail = Device(0, Noise(crash=1.0))
+    frail.open(CONTACTS)
+    frail.tick(2)
+    assert frail.page.package == LAUNCHER and all(stack[0].package != CONTACTS for stack in frail.state.tasks)
+    assert Device(0, Noise(dark=1.0)).setting("secure", "ui_night_mode") == "2"
+    plain, mixed, later = Device(0), Device(0, Noise(shuffle=1.0)), Device(0, Noise(shuffle=1.0, layout=1))
+    assert len({device.screen().tobytes() for device in (plain, mixed, later)}) == 3
+    calm = Device(0)
+    wander(calm, Random(3), 300)
+    assert calm.state.popup is None and not calm.state.notifications and not calm.state.loading_until
 
 
 def test_airplane_mode_ends_the_radios() -> None:

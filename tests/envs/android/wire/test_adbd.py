@@ -116,6 +116,52 @@ def connected(port: int) -> socket.socket:
     return plug
 
 
+def test_the_wire_is_adbs_byte_for_byte(served: Served) -> None:
+    """A conversation, written down from the protocol: six words and a payload a message, shell packets inside."""
+
+    def words(name: bytes, first: int, second: int, data: bytes = b"", total: int = 0) -> bytes:
+        number = int.from_bytes(name, "little")
+        return struct.pack("<6I", number, first, second, len(data), total, 0xFFFFFFFF - number) + data
+
+    banner = (b"device::ro.product.name=palaestra;ro.product.model=Palaestra 1;ro.product.device=palaestra;"
+              b"features=shell_v2,cmd")  # fmt: skip
+    plug = socket.create_connection(("127.0.0.1", served.port), timeout=5)
+
+    def hears(wanted: bytes) -> None:
+        heard = b""
+        while len(heard) < len(wanted):
+            heard += plug.recv(len(wanted) - len(heard))
+        assert heard == wanted
+
+    plug.sendall(words(b"CNXN", 0x01000001, 0x100000, b"host::features=shell_v2"))
+    hears(words(b"CNXN", 0x01000001, 0x100000, banner))
+    plug.sendall(words(b"OPEN", 7, 0, b"shell,v2,raw:echo hi; nope\0"))
+    hears(words(b"OKAY", 1, 7))
+    hears(words(b"WRTE", 1, 7, b"\1\3\0\0\0hi\n"))
+    plug.sendall(words(b"OKAY", 7, 1))
+    complaint = b"/system/bin/sh: nope: inaccessible or not found\n"
+    hears(words(b"WRTE", 1, 7, b"\2" + struct.pack("<I", len(complaint)) + complaint))
+    plug.sendall(words(b"OKAY", 7, 1))
+    hears(words(b"WRTE", 1, 7, b"\3\1\0\0\0\x7f"))
+    plug.sendall(words(b"OKAY", 7, 1))
+    hears(words(b"CLSE", 1, 7))
+    plug.sendall(words(b"OPEN", 8, 0, b"sync:\0"))
+    hears(words(b"OKAY", 2, 8))
+    plug.sendall(words(b"WRTE", 8, 2, b"STAT\7\0\0\0/sdcard"))
+    hears(words(b"OKAY", 2, 8))
+    hears(words(b"WRTE", 2, 8, b"STAT" + struct.pack("<III", 0o040771, 4096, 1697384040)))
+    plug.sendall(words(b"OKAY", 8, 2) + words(b"WRTE", 8, 2, b"QUIT\0\0\0\0"))
+    hears(words(b"OKAY", 2, 8))
+    hears(words(b"CLSE", 2, 8))
+    plug.sendall(words(b"OPEN", 9, 0, b"tcp:22\0"))
+    hears(words(b"CLSE", 0, 9))
+    plug.close()
+    plug = socket.create_connection(("127.0.0.1", served.port), timeout=5)  # of an old adb, which wants sums
+    plug.sendall(words(b"CNXN", 0x01000000, 4096, b"host::", sum(b"host::")))
+    hears(words(b"CNXN", 0x01000001, 0x100000, banner, sum(banner)))
+    plug.close()
+
+
 def test_garbage_and_clients_that_vanish_harm_nobody(served: Served) -> None:
     rubbish = random.Random(1)
     for size in (1, 24, 1000, 100_000):
