@@ -93,7 +93,7 @@ class FoundRLConfig:
     capacity: int = 200_000
     """Transitions that the replay holds."""
     warmup: int = 1_000
-    """Decisions at random before anything is learnt; the state's scale is fitted to them."""
+    """Decisions at random before anything is learnt."""
     updates: int = 8
     """Gradient steps after each decision of all worlds."""
     batch: int = 256

@@ -17,6 +17,9 @@ from palaestra.agents.found_rl.update import Updater
 from palaestra.agents.metrics import Meter
 from palaestra.envs.core import Observation, WorldSpec
 
+REFIT = 1.25
+"""The state's scale is fitted anew each time the replay has grown by this factor: random play hardly moves a car."""
+
 
 class FoundRL:
     """Explores, remembers, asks and learns. Rollouts are single decisions of all worlds."""
@@ -48,13 +51,19 @@ class FoundRL:
         self.advisor: Advisor | None = None
         """Who gives labels; set it where there is a teacher."""
         self.decided = 0
-        self.fitted = False
+        self.scaled_to = 0
+        """How many transitions the state's scale was fitted to last."""
         self._fresh = True
 
     @property
     def policy(self) -> DrivingPolicy:
         """The policy as it is deployed."""
         return self._policy
+
+    @property
+    def fitted(self) -> bool:
+        """Whether learning has begun."""
+        return self.scaled_to > 0
 
     @property
     def progress(self) -> float:
@@ -145,9 +154,10 @@ class FoundRL:
         if self.guard is not None:
             self.guard.watch(rollout.reward[0] * good, ended | ~good)
         self._take_labels()
-        if self.replay.ready < self.config.warmup:
+        ready = self.replay.ready
+        if ready < self.config.warmup:
             return {}
-        if not self.fitted:
+        if ready >= REFIT * self.scaled_to:
             self._fit_scale()
         return self._improve()
 
@@ -163,11 +173,11 @@ class FoundRL:
             self.guard.hear(torch.tanh(self.imitator(features)[0]), labels.value)
 
     def _fit_scale(self) -> None:
-        """Fit the state's scale to what random play has shown."""
+        """Fit the state's scale to all that play has shown."""
         state = self.replay.tensors.get("state")
         if state is not None:
             self._policy.encoder.scale.fit(state[self.replay.tensors["ready"]])
-        self.fitted = True
+        self.scaled_to = self.replay.ready
 
     def _improve(self) -> dict[str, float]:
         """Take the gradient steps of one decision; return metrics."""
@@ -190,7 +200,7 @@ class FoundRL:
             "policy": self._policy.state_dict(),
             "updater": self.updater.state_dict(),
             "replay": self.replay.state_dict(),
-            "counter": {"decided": torch.tensor(self.decided), "fitted": torch.tensor(self.fitted)},
+            "counter": {"decided": torch.tensor(self.decided), "scaled_to": torch.tensor(self.scaled_to)},
         }
         if self.advisor is not None:
             parts["advisor"] = self.advisor.state_dict()
@@ -221,5 +231,5 @@ class FoundRL:
         if self.guard is not None:
             self.guard.load_state_dict(part("guard"))
         counter = part("counter")
-        self.decided, self.fitted = int(counter["decided"]), bool(counter["fitted"])
+        self.decided, self.scaled_to = int(counter["decided"]), int(counter["scaled_to"])
         self._fresh = True

@@ -12,7 +12,7 @@ from torch.nn import functional
 from palaestra.agents.normalise import Normaliser
 from palaestra.envs.core import Observation, WorldSpec
 
-FARTHEST = 5.0
+FARTHEST = 10.0
 """Standard deviations beyond which a number of the state tells nothing more."""
 LOG_STD = (-5.0, 1.0)
 """Bounds of the actor's log-standard deviation."""

@@ -200,6 +200,21 @@ def test_what_is_saved_goes_on_as_if_it_had_not_stopped() -> None:
         assert torch.equal(tensor, states[1][name]), name
 
 
+def test_the_states_scale_follows_what_play_shows() -> None:
+    learner, aim = FoundRL(SPEC, WORLDS, CONFIG, decisions=200), Aim()
+    aim.play(learner, 3)  # 96 transitions: what the warm-up is over with
+    scale, replay = learner.policy.encoder.scale, learner.replay
+    for ready in (96, 128):  # the first is fitted at once, the next at 1.25 x 96 = 120
+        assert replay.ready == ready and learner.scaled_to == ready
+        states = replay.tensors["state"][replay.tensors["ready"]]
+        assert torch.equal(scale.mean, states.mean(0))
+        aim.play(learner, 1)
+    # 160 = 1.25 x 128, and then nothing until 200.
+    fitted = scale.mean.clone()
+    aim.play(learner, 1)
+    assert (replay.ready, learner.scaled_to) == (192, 160) and torch.equal(scale.mean, fitted)
+
+
 def test_rollouts_of_several_decisions_are_refused() -> None:
     learner = FoundRL(SPEC, WORLDS, CONFIG, decisions=10)
     seen = Aim().show()
