@@ -96,7 +96,7 @@ def _engine(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        LlavaForConditionalGeneration(large).to(torch.bfloat16).save_pretrained(path)
+        LlavaForConditionalGeneration(large).bfloat16().save_pretrained(path)
     return TransformersEngine(path, device=device)
 
 
