@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from gymnasium import spaces
 
 from palaestra.agents.flow.policy import FlowPolicy
@@ -87,8 +88,11 @@ def fresh_policy(
         raise ValueError(f"the tokenizer has {len(tokenizer)} words; the policy of this size has {size.vocabulary}.")
     made = _settings(kind, spec, action, size, horizon, steps, wide)
     processors = fresh_processors(made)
-    source = Source(made, processors, Words(tokenizer, processors.longest), {})
     built = smolvla if kind == "smolvla" else pi0
+    # LeRobot's file has the heads of vocabularies that no policy reads; its reader wants them there.
+    head = (size.vocabulary, size.text.width if kind == "smolvla" else size.expert.width)
+    unused = {name: torch.zeros(1).expand(head) for name in built.UNUSED}
+    source = Source(made, processors, Words(tokenizer, processors.longest), unused)
     network: LeRobotNetwork = built.build(
         _shapes(kind, size), source, unfitted(made, STATE), noise_bounds=noise_bounds
     )
