@@ -57,11 +57,11 @@ def long_press(device: Device, x: float, y: float) -> bool:
     return True
 
 
-def swipe(device: Device, x: float, y: float, to_x: float, to_y: float) -> bool:
+def swipe(device: Device, x: float, y: float, to_x: float, to_y: float, fling: float = 1.0) -> bool:
     """Move a finger from one point (dp) to another: a tap where it moves less than the slop.
 
-    Up and down scroll the body; what scrolls no further goes to the screen's own `swipe`. Down from the status bar
-    pulls the shade, up puts it away.
+    Up and down scroll the body, by `fling` times the way; what scrolls no further goes to the screen's own `swipe`.
+    Down from the status bar pulls the shade, up puts it away.
     """
     if hypot(to_x - x, to_y - y) < SLOP / 2:
         return tap(device, x, y)
@@ -75,7 +75,7 @@ def swipe(device: Device, x: float, y: float, to_x: float, to_y: float) -> bool:
         return True
     if device.typing and y >= keyboard.TOP:
         return False
-    return _scroll(device, down, direction)
+    return _scroll(device, fling * down, direction)
 
 
 def _scroll(device: Device, down: float, direction: str) -> bool:

@@ -94,6 +94,10 @@ class Stream:
             if self.closed:
                 raise ClosedError
 
+    def hang_up(self) -> None:
+        """End the whole connection, as a phone that goes down."""
+        self._connection.hang_up()
+
     def heard(self, command: int, data: bytes) -> None:
         """Take a message that is for this stream; a client that does not wait for its turn is heard no more."""
         if command == WRTE and self._arrived.qsize() < MOST_WAITING:
@@ -122,6 +126,10 @@ class Connection:
         """Send a message."""
         self._writer.write(message(command, first, second, payload, self._summed))
         await self._writer.drain()
+
+    def hang_up(self) -> None:
+        """End the connection from our side."""
+        self._writer.close()
 
     async def run(self) -> None:
         """Answer until the client goes, or says what is no adb."""

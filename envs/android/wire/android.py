@@ -17,6 +17,7 @@ PROPERTIES = {
     "ro.build.type": "userdebug", "ro.kernel.qemu": "1", "ro.boot.qemu": "1", "init.svc.bootanim": "stopped",
     "persist.sys.timezone": "UTC", "ro.serialno": "PALAESTRA1", "ro.debuggable": "1",
 }  # fmt: skip
+_BOOTING = {"sys.boot_completed": "", "dev.bootcomplete": "", "init.svc.bootanim": "running"}
 KEYS = {3: "HOME", 4: "BACK", 66: "ENTER", 67: "DEL", 111: "ESCAPE", 160: "NUMPAD_ENTER", 278: "COPY",
         279: "PASTE"}  # fmt: skip
 """Android's key codes that do something here; the others are taken and do nothing."""
@@ -223,9 +224,10 @@ def _wm(shell: Shell, arguments: list[str], stdin: bytes) -> str:
 
 
 def _getprop(shell: Shell, arguments: list[str], stdin: bytes) -> str:
+    properties = PROPERTIES if shell.phone.booted else PROPERTIES | _BOOTING
     if arguments:
-        return PROPERTIES.get(arguments[0], "") + "\n"
-    return "".join(f"[{key}]: [{value}]\n" for key, value in sorted(PROPERTIES.items()))
+        return properties.get(arguments[0], "") + "\n"
+    return "".join(f"[{key}]: [{value}]\n" for key, value in sorted(properties.items()))
 
 
 def _service(shell: Shell, arguments: list[str], stdin: bytes) -> str:

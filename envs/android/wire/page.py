@@ -126,11 +126,11 @@ class Page:
             self.phone.task = start(self.phone.device, TEMPLATES[wish["task"]], int(wish.get("seed", 0)), "test")
         elif "from" in wish and "to" in wish:
             numbers = [float(number) for point in (wish["from"], wish["to"]) for number in point]
-            if len(numbers) != 4 or not all(map(isfinite, numbers)):
+            numbers.append(float(wish.get("milliseconds", 300)))
+            if len(numbers) != 5 or not all(map(isfinite, numbers)):
                 raise ValueError(f"points are {wish['from']} and {wish['to']}")
             width, height = self.phone.size
-            x, y, to_x, to_y = numbers
-            milliseconds = float(wish.get("milliseconds", 0))
+            x, y, to_x, to_y, milliseconds = numbers
             self.phone.swipe(x * width, y * height, to_x * width, to_y * height, milliseconds)
         else:
             raise ValueError(f"nothing to do: {sorted(wish)}")

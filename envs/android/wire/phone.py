@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import posixpath
 import sqlite3
+import time
 from collections import deque
 from math import hypot
 
 import numpy as np
 
 from palaestra.envs.android import touch
+from palaestra.envs.android.apps import LAUNCHER
 from palaestra.envs.android.device import SLOP, Device
 from palaestra.envs.android.state import START, State
 from palaestra.envs.android.storage import Database
@@ -19,6 +21,12 @@ from palaestra.envs.android.views import TALL, WIDTH
 
 SECONDS = 2.0
 """Virtual seconds that an input takes, as in `world.PhoneEnv`."""
+QUICK = 200.0
+"""Milliseconds; a swipe that takes less scrolls further than its way, by as much as it is quicker,"""
+FLUNG = 3.0
+"""at most so many times."""
+BOOT = 1.0
+"""Seconds that a reboot takes."""
 MOST_BYTES = 64 * 2**20
 """The most that all files together may hold."""
 MOST_FILES = 10_000
@@ -47,8 +55,24 @@ class Phone:
         """How many gestures there were."""
         self.touched = ((0.0, 0.0), (0.0, 0.0))
         """Where the last one began and ended, x and y as shares of the screen."""
+        self._booted = 0.0
         self._down: tuple[float, float, bool] | None = None
         self._last = (0.0, 0.0)
+
+    @property
+    def booted(self) -> bool:
+        """Whether it is up; after a `reboot` not for a second."""
+        return time.monotonic() >= self._booted
+
+    def reboot(self) -> None:
+        """Start anew, with what is stored: no app runs, nothing is on the clipboard, and no task is remembered."""
+        self._booted = time.monotonic() + BOOT
+        state = self.device.state
+        state.tasks[:] = [stack for stack in state.tasks if stack[0].package == LAUNCHER]
+        state.notifications, state.popup, state.heads_up, state.clipboard = [], None, None, ""
+        state.log.clear()
+        self.task = None
+        self.device.home()
 
     # The screen.
 
@@ -71,7 +95,7 @@ class Phone:
         self.device.tick(SECONDS)
 
     def swipe(self, x: float, y: float, to_x: float, to_y: float, milliseconds: float = 300) -> None:
-        """Move a finger over pixels; half a second at one place is a long press."""
+        """Move a finger over pixels; half a second at one place is a long press, and a quick finger flings."""
         start, end = self.dp(x, y), self.dp(to_x, to_y)
         still = hypot(end[0] - start[0], end[1] - start[1]) < SLOP / 2
         what = "swipe" if not still else "hold" if milliseconds >= 500 else "tap"
@@ -79,7 +103,7 @@ class Phone:
         if what == "hold":
             touch.long_press(self.device, *start)
         else:
-            touch.swipe(self.device, *start, *end)
+            touch.swipe(self.device, *start, *end, fling=min(FLUNG, max(1.0, QUICK / max(1.0, milliseconds))))
         self.device.tick(SECONDS)
 
     def _note(self, what: str, start: tuple[float, float], end: tuple[float, float]) -> None:

@@ -33,8 +33,8 @@ async def _root(stream: Stream, name: str) -> None:
 
 
 async def _reboot(stream: Stream, name: str) -> None:
-    stream.phone.device.state.tasks[:] = stream.phone.device.state.tasks[:1]
-    stream.phone.device.home()
+    stream.phone.reboot()
+    stream.hang_up()
 
 
 async def _shell(stream: Stream, name: str) -> None:

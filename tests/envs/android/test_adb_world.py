@@ -151,6 +151,17 @@ def test_a_phone_that_freezes_is_a_fault_and_boots_again() -> None:
     again.close()
 
 
+def test_a_reboot_within_an_episode_is_a_fault_and_the_next_episode_is_none(served: Served) -> None:
+    phone = AdbPhoneEnv(served.serial, templates=["turn"], split="test")
+    before, _ = phone.reset(seed=2)
+    phone.adb._run("-s", served.serial, "reboot")
+    with pytest.raises(RuntimeError, match="lost its task"):
+        phone.step('"action_type": "WAIT"')
+    after, _ = phone.reset(seed=2)
+    assert (before["screen"] == after["screen"]).all() and before["text"] == after["text"]
+    phone.close()
+
+
 def test_a_lost_connection_is_made_anew_within_an_episode(served: Served) -> None:
     phone = AdbPhoneEnv(served.serial, templates=["turn"])
     phone.reset(seed=1)

@@ -10,7 +10,7 @@ import pytest
 
 from palaestra.envs.android.device import Device
 from palaestra.envs.android.wire.commands import session
-from palaestra.envs.android.wire.phone import MOST_BYTES, MOST_FILES, Phone
+from palaestra.envs.android.wire.phone import BOOT, MOST_BYTES, MOST_FILES, Phone
 from palaestra.envs.android.wire.shell import MOST_OUTPUT, Answer
 
 ROOT = "/storage/emulated/0"
@@ -176,6 +176,33 @@ def test_the_tools_see_what_the_phone_shows() -> None:
     assert phone.device.place_name == "Home/home"
     assert shell.run("am start -a android.intent.action.VIEW -d https://bargo.com").code == 0
     assert phone.device.page.args["url"] == "https://bargo.com/"
+
+
+def test_quick_swipes_fling() -> None:
+    scrolls = []
+    for milliseconds in (1000, 300, 100, 1):
+        phone = Phone(Device(0), 640, 1280)
+        shell = session(phone)
+        contacts = "/data/data/com.android.providers.contacts/databases/contacts2.db"
+        rows = ", ".join(f"('Zed {index}', '1', 0)" for index in range(40))
+        shell.run(f'sqlite3 {contacts} "INSERT INTO contacts (name, number, starred) VALUES {rows}"')
+        shell.run("monkey -p com.google.android.contacts 1")
+        shell.run(f"input swipe 320 900 320 600 {milliseconds}")
+        scrolls.append(phone.device.page.scroll)
+    assert scrolls == [30, 30, 60, 90]
+
+
+def test_a_reboot_keeps_what_is_stored() -> None:
+    phone = Phone(Device(0))
+    shell = session(phone)
+    shell.run("echo x > /sdcard/x; settings put system screen_brightness 9; am start -n com.android.settings/.Settings")
+    phone.device.copy("secret")
+    phone.reboot()
+    assert shell.run("getprop sys.boot_completed").out == b"\n" and phone.device.page.screen == "home"
+    assert shell.run("cat /sdcard/x; settings get system screen_brightness").out == b"x\n9\n"
+    assert not phone.device.state.clipboard and len(phone.device.state.tasks) == 1
+    time.sleep(BOOT)
+    assert shell.run("getprop sys.boot_completed").out == b"1\n"
 
 
 def test_text_is_typed_and_kept() -> None:
