@@ -168,51 +168,59 @@ class DigiRLRecipe:
     """What the run is called in tables."""
     world: WorldConfig = field(
         default_factory=lambda: WorldConfig(
-            id="android/general-v0", count=64, chunk=1, options={"level": 1, "preset": "drift(0)", "max_steps": 10}
+            id="android/ladder-v0", count=32, chunk=1, options={"preset": "drift(0)", "max_steps": 10}
         )
     )
     """The phones, one episode of each in a round."""
     evaluation: dict[str, int | float | bool | str] = field(default_factory=lambda: {"split": "train"})
-    """Options of the phones that are evaluated on, beside the others. `--evaluation.split test` takes other parameters
-    and further templates, for which a model must read; the tiny one cannot."""
+    """Options of the phones that are evaluated on, beside the others."""
+    unseen: dict[str, int | float | bool | str] = field(default_factory=lambda: {"split": "test"})
+    """Options of further phones that are evaluated on at the end of a stage: tasks that training never sees. Where they
+    hold words that it never sees either, a model must be able to read; the tiny one cannot."""
     demonstration: dict[str, int | float | bool | str] = field(default_factory=lambda: {"preset": "calm"})
     """Options of the phones that the expert is shown on, beside the others: tamer ones."""
-    demonstrations: int = 512
-    """Episodes of the expert that are imitated."""
+    demonstrations: int = 64
+    """Episodes of the expert on tamer phones that are imitated."""
+    live_demonstrations: int = 16
+    """Further ones on the phones of the run. The imitator is to be weak: what it is sure of cannot be improved."""
     cameras: tuple[str, ...] = ("screen",)
     """Pictures that the agent looks at; the value functions also see the step before."""
     base: str = ""
     """Folder of the checkpoint to start from; where empty, a tiny one with random weights is built."""
-    image_size: int = 64
+    image_size: int = 48
     """Side in pixels to which the tiny checkpoint resizes pictures."""
     vocabulary: int = 900
-    """Tokens of the tiny checkpoint."""
+    """Tokens of the tiny checkpoint, set phrases apart."""
+    width: int = 64
+    """Of the tiny checkpoint's text decoder."""
+    layers: int = 2
+    """Of the tiny checkpoint's text decoder."""
     longest: int = 60
     """Tokens that an action may have."""
     temperature: float = 1.0
     """Of the actor's sampling, in training and in evaluation as in the paper."""
-    imitation: SFTConfig = field(default_factory=lambda: SFTConfig(steps=300, learning_rate=2e-3, grouped=False))
+    imitation: SFTConfig = field(default_factory=lambda: SFTConfig(steps=200, learning_rate=2e-3, grouped=False))
     """Supervised fine-tuning on the demonstrations."""
     actor: SFTConfig = field(
-        default_factory=lambda: SFTConfig(schedule="constant", warmup=10, learning_rate=5e-4, weight_decay=0.0)
+        default_factory=lambda: SFTConfig(schedule="constant", warmup=10, learning_rate=1e-3, weight_decay=0.0)
     )
     """The actor's optimiser; its number of steps is not read."""
     learner: Annotated[DigiRLConfig, tyro.conf.arg(name="")] = field(default_factory=DigiRLConfig)
     """What is learnt from what."""
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     """Who says what succeeded."""
-    offline_episodes: int = 256
+    offline_episodes: int = 512
     """Episodes of the imitator that the offline stage learns from; it is the first iteration."""
-    capacity: int = 1500
+    capacity: int = 512
     """The newest episodes that are learnt from."""
-    iterations: int = 16
+    iterations: int = 31
     """The offline stage, then rounds; 1 is the offline variant."""
-    every: int = 5
+    every: int = 10
     """Rounds between boundaries, where the policy is evaluated and saved."""
     episodes: int = 64
     """Episodes of an evaluation at a boundary."""
-    final_episodes: int = 192
-    """Episodes of the evaluations before and after."""
+    final_episodes: int = 256
+    """Episodes of the evaluation at the end of a stage."""
     stop_at: float = 2.0
     """Stop early once a boundary's success rate reaches this; above 1 never stops."""
     seed: int = 0

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,79 +19,21 @@ from palaestra.agents.vlm.core import Message
 from palaestra.agents.vlm.policy import Prompt, VLMPolicy, prompts_of
 from palaestra.agents.vlm.sft import Tuner
 from palaestra.agents.vlm.speaker import Speaker
-from palaestra.agents.vlm.tiny import build_tiny_vlm
+from palaestra.agents.vlm.tiny import build_tiny_vlm, set_phrases
 from palaestra.envs.core import Observation, Worlds
-from palaestra.envs.lockstep import LockstepWorlds
 from palaestra.envs.registry import make
 from palaestra.launch.config import EVALUATION_SEED, DigiRLRecipe
 from palaestra.launch.connect import connect_to
+from palaestra.launch.episodes import SEEDS, Played, demonstrate, kinds_of, play
 from palaestra.launch.evaluate import Evaluation, evaluate
 from palaestra.launch.run import WorldsRun
 from palaestra.launch.train import make_worlds
 from palaestra.rewards.judge import Evidence, Judge, ModelJudge, NoisyJudge, StateJudge, agreement
 
+STAGES = ("before", "offline", "after")
+"""Names of the evaluations that the result holds."""
 TOGETHER = 64
 """Prompts whose features are computed at once."""
-SEEDS = 1_000_003
-"""Between the seeds of one round of episodes and the next."""
-DEMONSTRATION_SEED = 10_000_019
-"""Of the expert's first round, the same for every run."""
-
-Act = Callable[[Observation, Sequence[int]], Sequence[str]]
-"""Returns an action for each of N rows, given what they show and which they are."""
-
-
-@dataclass(frozen=True, slots=True)
-class Played:
-    """One whole episode, as it was played."""
-
-    observation: Observation
-    """What each of T actions was chosen from."""
-    actions: tuple[str, ...]
-    """T of them."""
-    last: Observation
-    """What was seen after the last of them: one row."""
-    success: bool
-    """At any time."""
-
-
-def play(worlds: Worlds, act: Act, seed: int) -> list[Played]:
-    """Play one whole episode on each row, and return those that no fault voided.
-
-    Rows whose episode is over are told nothing (an empty text) until the last one's is.
-
-    Args:
-        worlds: Take texts, all rows at once.
-        act: Chooses.
-        seed: Of the starts.
-    """
-    step = worlds.reset(seed)
-    rows, count = step.rows, worlds.count
-    seen: list[list[Observation]] = [[] for _ in range(count)]
-    said: list[list[str]] = [[] for _ in range(count)]
-    over: dict[int, tuple[Observation, bool]] = {}
-    open_rows = list(range(count))
-    while open_rows:
-        index = torch.tensor(open_rows)
-        view = step.observation[index].map(torch.clone)
-        chosen = act(view, open_rows)
-        actions = [""] * count
-        for place, row in enumerate(open_rows):
-            seen[row].append(view[torch.tensor([place])])
-            said[row].append(chosen[place])
-            actions[row] = chosen[place]
-        worlds.send(rows, actions)
-        step = worlds.recv()
-        broken = {fault.row for fault in step.faults if fault is not None}
-        ended = step.ended.nonzero().flatten().tolist()
-        for place, row in enumerate(ended):
-            if row in open_rows and row not in broken:
-                assert step.final is not None
-                over[row] = step.final[torch.tensor([place])].map(torch.clone), bool(step.success_once[row])
-        open_rows = [row for row in open_rows if row not in ended and row not in broken]
-    return [
-        Played(Observation.concatenate(seen[row]), tuple(said[row]), *outcome) for row, outcome in sorted(over.items())
-    ]
 
 
 class DigiRLRun(WorldsRun):
@@ -108,9 +49,11 @@ class DigiRLRun(WorldsRun):
         recipe = self.recipe
         self.worlds = make_worlds(recipe, training=True)
         self.tests = make_worlds(recipe)
+        self.further_tests = _unseen(recipe)
         imitator = self._imitator()
         frozen = read_checkpoint(imitator, processor=imitator, adapter=None, device=recipe.world.device, dtype="auto")
         self.reader = Speaker(frozen)
+        self.read: dict[str, Tensor] = {}
         tuner, policy = _actor(recipe, imitator)
         width = 4 * frozen.model.config.get_text_config().hidden_size
         self.learner = DigiRL(tuner, policy, recipe.learner, width=width, horizon=recipe.horizon)
@@ -132,6 +75,21 @@ class DigiRLRun(WorldsRun):
         """Evaluate on the tasks kept for it, sampling as in training."""
         return evaluate(self.tests, self.learner.policy, episodes, EVALUATION_SEED, name)
 
+    def further(self, evaluation: Evaluation) -> Mapping[str, float]:
+        """Return each kind's success, and at the end of a stage the rate on tasks that training never sees."""
+        metrics = {f"kind/{name}": share for name, share in _by_kind(self.tests, evaluation).items()}
+        if evaluation.name not in STAGES:
+            return metrics
+        unseen = evaluate(
+            self.further_tests, self.learner.policy, self.recipe.final_episodes // 2, EVALUATION_SEED,
+            f"{evaluation.name}, tasks never seen",
+        )
+        self.tracker.console.print(unseen.summary)
+        metrics |= {f"unseen/{name}": share for name, share in _by_kind(self.further_tests, unseen).items()}
+        low, high = unseen.interval_once or (None, None)
+        rates = {"success_once": unseen.success_once, "success_once_low": low, "success_once_high": high}
+        return metrics | {f"unseen/{name}": rate for name, rate in rates.items() if rate is not None}
+
     def iterate(self) -> dict[str, float]:
         """Play and learn: first a whole offline set, later a round of one episode a phone."""
         started, offline = time.perf_counter(), self.iteration == 0
@@ -142,9 +100,7 @@ class DigiRLRun(WorldsRun):
         ]
         simulated = time.perf_counter()
         verdicts = self._judge(played)
-        for one, verdict in zip(played, verdicts, strict=True):
-            if verdict is not None:
-                self._keep(one, verdict)
+        self._keep(played, verdicts)
         self.learner.played = len(self.episodes)
         metrics = self.learner.learn(self.episodes[-self.recipe.capacity :], "offline" if offline else "online")
         self.iteration += 1
@@ -158,11 +114,18 @@ class DigiRLRun(WorldsRun):
             "time/learn": time.perf_counter() - simulated,
         }
 
+    def _finish(self, metrics: dict[str, float]) -> None:
+        super()._finish(metrics)
+        if not (self.run / "actor").exists():
+            self.learner.tuner.save(self.run / "actor")
+
     def close(self) -> None:
         """Free the phones."""
         super().close()
         if hasattr(self, "tests"):
             self.tests.close()
+        if hasattr(self, "further_tests"):
+            self.further_tests.close()
         if self.client is not None:
             self.client.close()
 
@@ -197,22 +160,28 @@ class DigiRLRun(WorldsRun):
             ]
         )
 
-    def _keep(self, played: Played, success: bool) -> None:
-        """Add an episode to those in memory and in the folder, with the features that the critics read."""
-        prompts = prompts_of(played.observation, self.recipe.cameras)
-        seen = self._features(prompts)
-        before = torch.cat([seen[:1], seen[:-1]])  # the first frame stands for the one before it, too
-        words = tuple(Message(turn.role, tuple(p for p in turn.content if isinstance(p, str))) for turn in prompts[0])
-        instruction = self._features([words]).repeat(1, 2)[0]
-        episode = Episode(
-            played.observation, played.actions, success, torch.cat([seen, before], 1), instruction
-        )
-        save_episode(self.run / "episodes", len(self.episodes), episode)
-        self.episodes.append(episode)
+    def _keep(self, played: Sequence[Played], verdicts: Sequence[bool | None]) -> None:
+        """Add the judged episodes to those in memory and in the folder, with the features that the critics read."""
+        prompts = [prompts_of(one.observation, self.recipe.cameras) for one in played]
+        flat = [prompt for of_one in prompts for prompt in of_one]
+        parts = [self.reader.features(flat[at : at + TOGETHER]) for at in range(0, len(flat), TOGETHER)]
+        features = torch.cat(parts).cpu().split([len(of_one) for of_one in prompts])
+        for one, of_one, seen, verdict in zip(played, prompts, features, verdicts, strict=True):
+            if verdict is None:
+                continue
+            before = torch.cat([seen[:1], seen[:-1]])  # the first frame stands for the one before it, too
+            instruction = self._read(of_one[0]).repeat(2)
+            episode = Episode(one.observation, one.actions, verdict, torch.cat([seen, before], 1), instruction)
+            save_episode(self.run / "episodes", len(self.episodes), episode)
+            self.episodes.append(episode)
 
-    def _features(self, prompts: Sequence[Prompt]) -> Tensor:
-        parts = [self.reader.features(prompts[at : at + TOGETHER]) for at in range(0, len(prompts), TOGETHER)]
-        return torch.cat(parts).cpu()
+    def _read(self, prompt: Prompt) -> Tensor:
+        """Return the features of a prompt's words alone; one at a time, so that they depend on nothing else."""
+        words = tuple(Message(turn.role, tuple(p for p in turn.content if isinstance(p, str))) for turn in prompt)
+        text = "".join(part for turn in words for part in turn.content if isinstance(part, str))
+        if text not in self.read:
+            self.read[text] = self.reader.features([words]).cpu()[0]
+        return self.read[text]
 
     def _imitator(self) -> Path:
         """Return the folder of a checkpoint that has imitated the expert, trained where it is not there yet."""
@@ -225,7 +194,8 @@ class DigiRLRun(WorldsRun):
             corpus = [text for one in demonstrations for text in (*one.observation.text, *one.actions)]
             build_tiny_vlm(
                 base, seed=recipe.seed, image_size=recipe.image_size, corpus=corpus, vocabulary=recipe.vocabulary,
-                phrases=True,
+                phrases=set_phrases([action for one in demonstrations for action in one.actions]),
+                width=recipe.width, layers=recipe.layers,
             )
         samples = [
             _Pair(prompt, action)
@@ -264,38 +234,28 @@ class _Pair:
     answer: str
 
 
-def demonstrate(recipe: DigiRLRecipe) -> list[Played]:
-    """Return the scripted expert's successful episodes.
-
-    Raises:
-        ValueError: The world has no expert, or it succeeds too rarely.
-    """
-    world, wanted = recipe.world, recipe.demonstrations
-    options: dict[str, Any] = dict(world.options) | recipe.demonstration
-    with_expert = make(world.id, world.count, device=world.device, **options)
-    try:
-        if not isinstance(with_expert, LockstepWorlds) or not hasattr(with_expert.venv, "expert"):
-            raise ValueError(f"{world.id} has no scripted expert: choose a world whose VectorEnv has `expert()`.")
-        expert: Callable[[], Sequence[str]] = with_expert.venv.expert
-        found: list[Played] = []
-        for number in range(2 * -(-wanted // world.count)):
-            episodes = play(with_expert, lambda _, rows: _some(expert(), rows), DEMONSTRATION_SEED + SEEDS * number)
-            found += [one for one in episodes if one.success]
-            if len(found) >= wanted:
-                return found[:wanted]
-    finally:
-        with_expert.close()
-    raise ValueError(f"the expert of {world.id} succeeded in {len(found)} episodes, {wanted} were asked for.")
+def _unseen(recipe: DigiRLRecipe) -> Worlds:
+    """Return the phones with tasks that training never sees."""
+    world = recipe.world
+    return make(world.id, world.count, device=world.device, **(dict(world.options) | recipe.unseen))
 
 
-def _some(actions: Sequence[str], rows: Sequence[int]) -> list[str]:
-    """Return the actions of some rows."""
-    return [actions[row] for row in rows]
+def _by_kind(worlds: Worlds, evaluation: Evaluation) -> dict[str, float]:
+    """Return the success rate of each kind of task, where the world names kinds."""
+    kinds = kinds_of(worlds, [one.seed for one in evaluation.episode_list])
+    found: dict[str, list[bool]] = {}
+    for kind, one in zip(kinds, evaluation.episode_list, strict=True):
+        found.setdefault(kind, []).append(bool(one.success_once))
+    return {kind: sum(all_of) / len(all_of) for kind, all_of in sorted(found.items()) if kind}
 
 
 def _agreed(verdicts: Sequence[bool | None], played: Sequence[Played]) -> dict[str, float]:
-    """Return how the judge compares with the truth."""
-    found = agreement(verdicts, [one.success for one in played])
-    shares = {"precision": found.precision, "recall": found.recall, "accuracy": found.accuracy}
-    metrics = {f"judge/{name}": share for name, share in shares.items() if share is not None}
-    return metrics | {"judge/missed": float(len(played) - found.episodes)}
+    """Return how the judge compares with the truth, over all episodes and by kind of task."""
+    metrics = {"judge/missed": float(sum(verdict is None for verdict in verdicts))}
+    for kind in ("", *sorted({one.kind for one in played if one.kind})):
+        pairs = [(v, one.success) for v, one in zip(verdicts, played, strict=True) if kind in ("", one.kind)]
+        found = agreement([verdict for verdict, _ in pairs], [truth for _, truth in pairs])
+        shares = {"precision": found.precision, "recall": found.recall, "accuracy": found.accuracy}
+        prefix = f"judge/{kind}/" if kind else "judge/"
+        metrics |= {f"{prefix}{name}": share for name, share in shares.items() if share is not None}
+    return metrics

@@ -38,11 +38,11 @@ class DigiRLConfig:
     """Adam's step size for the value functions."""
     offline_values: int = 200
     """Updates of each value function in the offline stage."""
-    offline_updates: int = 60
+    offline_updates: int = 100
     """Updates of the actor in the offline stage."""
     online_values: int = 10
     """Updates of each value function an iteration."""
-    online_updates: int = 10
+    online_updates: int = 16
     """Updates of the actor an iteration."""
     clip: float = 1.0
     """Largest norm of the value functions' gradient."""

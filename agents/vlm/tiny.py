@@ -7,9 +7,11 @@ trained here. What is written is loaded by exactly the calls that load a model o
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,8 @@ PAD, END, IMAGE = "<|pad|>", "<|end|>", "<|image|>"
 SPECIAL = (PAD, END, IMAGE, "<|system|>", "<|user|>", "<|assistant|>")
 PATCH = 8
 """Side of the square of pixels that becomes one token."""
+NUMBER = r"\d+(?:\.\d+)?"
+"""What may be one token beside phrases."""
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -67,10 +71,13 @@ def build_tiny_vlm(
     corpus: Iterable[str] | None = None,
     vocabulary: int = 640,
     context: int = 2048,
-    phrases: bool = False,
+    phrases: Sequence[str] = (),
     width: int = 128,
+    layers: int = 3,
 ) -> Path:
-    """Write an untrained model of about 0.9 million parameters, its processor and its tokenizer to a new folder.
+    """Write an untrained model, by default of about 0.9 million parameters, with its processor and its tokenizer.
+
+    They go to a new folder.
 
     Pictures of any size are resized to a square and become (image_size / 8)² tokens each.
 
@@ -81,15 +88,17 @@ def build_tiny_vlm(
         corpus: Texts of the kind to be read, for the tokenizer; a corpus on scenes, driving and screens if not given.
         vocabulary: Most tokens of the tokenizer, at least 256 bytes and 6 special ones.
         context: Longest prompt and answer together, in tokens.
-        phrases: Let a token span words, so that set phrases of the corpus are read and said in one token each.
-        width: Of the language model; a multiple of 16. The vision tower has three quarters of it.
+        phrases: Texts that are one token each, and with them numbers may become one, too: what is said in a set form
+            is then short, and where a number is chosen it is chosen at once.
+        width: Of the text decoder, a multiple of 16; the vision tower is three quarters as wide.
+        layers: Of the text decoder, at least 2; the vision tower has one less.
 
     Returns:
         `path`, for `AutoModelForImageTextToText.from_pretrained` and `AutoProcessor.from_pretrained`.
 
     Raises:
         FileExistsError: `path` exists and is not an empty folder.
-        ValueError: `image_size`, `vocabulary`, `context` or `width` cannot be.
+        ValueError: `image_size`, `vocabulary`, `context`, `width` or `layers` cannot be.
     """
     if image_size < PATCH or image_size % PATCH:
         nearest = max(PATCH, round(image_size / PATCH) * PATCH)
@@ -98,15 +107,15 @@ def build_tiny_vlm(
         raise ValueError(f"vocabulary is at least {256 + len(SPECIAL)} (bytes, specials), got {vocabulary}.")
     if context <= (image_size // PATCH) ** 2:
         raise ValueError(f"context {context} leaves no room beside a picture of {(image_size // PATCH) ** 2} tokens.")
-    if width < 16 or width % 16:
-        raise ValueError(f"width is a multiple of 16, got {width}.")
+    if width < 16 or width % 16 or layers < 2:
+        raise ValueError(f"width is a multiple of 16 and layers at least 2, got {width} and {layers}.")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise FileExistsError(f"{path} exists; choose a new folder, or remove it.")
     tokenizer = train_tokenizer(CORPUS if corpus is None else corpus, vocabulary, context, phrases)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
-        _model(len(tokenizer), seed, image_size, context, width).save_pretrained(temporary)
+        _model(len(tokenizer), seed, image_size, context, width, layers).save_pretrained(temporary)
         _processor(tokenizer, image_size).save_pretrained(temporary)
         temporary.chmod(0o755)
         os.replace(temporary, path)
@@ -116,19 +125,28 @@ def build_tiny_vlm(
     return path
 
 
+def set_phrases(texts: Sequence[str], share: float = 0.01) -> list[str]:
+    """Return what stands between the numbers of at least such a share of texts, two letters or more, sorted."""
+    found = Counter(part for text in texts for part in set(re.split(NUMBER, text)) if len(part) > 1)
+    return sorted(part for part, count in found.items() if count >= share * len(texts))
+
+
 def train_tokenizer(
-    corpus: Iterable[str], vocabulary: int, context: int, phrases: bool
+    corpus: Iterable[str], vocabulary: int, context: int, phrases: Sequence[str]
 ) -> TokenizersBackend:
-    """Return a byte-level BPE: any text can be encoded, and each digit is a token of its own."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    """Return a byte-level BPE: any text can be encoded, and without phrases each digit is a token of its own."""
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
+    digits = (
+        pre_tokenizers.Split(Regex(NUMBER), "isolated") if phrases else pre_tokenizers.Digits(individual_digits=True)
+    )
+    words = pre_tokenizers.Split(Regex(r" ?\p{L}+|\s+|[^\s\p{L}]+"), "isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not phrases),
-        ]
+        [digits, words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        if phrases
+        else [digits, pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -138,6 +156,7 @@ def train_tokenizer(
         show_progress=False,
     )
     tokenizer.train_from_iterator(corpus, trainer)
+    tokenizer.add_tokens([AddedToken(phrase, normalized=False) for phrase in phrases])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PAD,
@@ -163,7 +182,9 @@ def _processor(tokenizer: TokenizersBackend, image_size: int) -> LlavaProcessor:
     )
 
 
-def _model(tokens: int, seed: int, image_size: int, context: int, width: int) -> LlavaForConditionalGeneration:
+def _model(
+    tokens: int, seed: int, image_size: int, context: int, width: int, layers: int
+) -> LlavaForConditionalGeneration:
     """Return the untrained model."""
     from transformers import (
         GenerationConfig,
@@ -176,11 +197,10 @@ def _model(tokens: int, seed: int, image_size: int, context: int, width: int) ->
     pad, end, image = (SPECIAL.index(token) for token in (PAD, END, IMAGE))
     vision = SiglipVisionConfig(
         image_size=image_size, patch_size=PATCH, hidden_size=width * 3 // 4, intermediate_size=width * 3 // 2,
-        num_hidden_layers=2,
-        num_attention_heads=4, vision_use_head=False,
+        num_hidden_layers=layers - 1, num_attention_heads=4, vision_use_head=False,
     )
     text = LlamaConfig(
-        vocab_size=tokens, hidden_size=width, intermediate_size=3 * width, num_hidden_layers=3,
+        vocab_size=tokens, hidden_size=width, intermediate_size=3 * width, num_hidden_layers=layers,
         num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=context, tie_word_embeddings=True,
         pad_token_id=pad, bos_token_id=None, eos_token_id=end, initializer_range=0.05,
     )

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from random import Random
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +28,25 @@ class Noise:
     shuffle: float = 0.0
     """Icons and settings in another order."""
     layout: int = 0
-    """Version of the shop sites' layouts and of the shuffled orders."""
+    """Version of the shop sites' layouts and of the orders of icons and settings, the same on all phones."""
+
+
+def ordered(noise: Noise, seed: int, what: str, entries: Sequence[T]) -> list[T]:
+    """Return icons or settings in the order in which a phone shows them.
+
+    Args:
+        noise: Its preset.
+        seed: The phone's.
+        what: Which list it is.
+        entries: In the order in which a new phone shows them.
+    """
+    found = list(entries)
+    for version in range(1, noise.layout + 1):
+        one, two = Random(f"{what} of version {version}").sample(range(len(found)), 2)
+        found[one], found[two] = found[two], found[one]
+    if noise.shuffle:
+        Random(f"{seed}/{what}").shuffle(found)
+    return found
 
 
 CALM = Noise()
@@ -35,8 +58,9 @@ WILD = Noise(popup=0.12, loading=0.15, heads_up=0.04, crash=0.004, dark=0.2, shu
 def noise_named(preset: str) -> Noise:
     """Return a preset.
 
-    `drift(t)`, t a number from 0: the sites' layouts and the icons' order change with each whole t, and popups get
-    more frequent, so that a policy frozen at t = 0 decays.
+    `drift(t)`, t a number from 0: with each whole t the sites' layouts move on and two more icons, and two more groups
+    of settings, change places on all phones; popups get more frequent. A policy frozen at t = 0 decays, and one that
+    goes on learning has something to learn.
 
     Raises:
         ValueError: For an unknown one.
@@ -54,6 +78,5 @@ def noise_named(preset: str) -> Noise:
         popup=0.05 + 0.25 * later,
         loading=0.1 + 0.1 * later,
         heads_up=0.02 + 0.04 * later,
-        shuffle=1.0 if time >= 1 else 0.0,
         layout=int(time),
     )

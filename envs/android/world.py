@@ -190,6 +190,10 @@ class PhoneEnv(VectorEnv[Observation, Any, np.ndarray]):
         found = [task.template.oracle(hand, task.params) for task, hand in zip(self.tasks, self._hands, strict=True)]
         return [str(action or Action("WAIT")) for action in found]
 
+    def kind(self, seed: int) -> str:
+        """Return the name of the template whose task a seed sets."""
+        return drawn(self.templates, seed).name
+
     def render(self) -> tuple[np.ndarray, ...]:
         """Return one picture a phone, [H, W, 3] uint8 each."""
         return tuple(self._screen.copy())
@@ -252,10 +256,12 @@ def chosen(names: Sequence[str], family: str, level: int, split: Split) -> list[
     return chosen
 
 
-
+LADDER = ("open-app", "open-settings", "turn", "slide", "font-size", "timeout", "shop-go")
+"""One to four touches, told apart by icons, colours and places: for agents too small to read names or to type."""
 WORLDS: dict[str, Callable[..., PhoneEnv]] = {
     "android/phone-v0": PhoneEnv,
     "android/general-v0": partial(PhoneEnv, family="general"),
     "android/web-shop-v0": partial(PhoneEnv, family="web-shop"),
+    "android/ladder-v0": partial(PhoneEnv, templates=LADDER),
 }
-"""By id: all tasks, or one of DigiRL's two sets."""
+"""By id: all tasks, one of DigiRL's two sets, or a few for small agents."""

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from palaestra.agents.digirl.config import DigiRLConfig
-from palaestra.agents.digirl.episodes import read_episodes
+from palaestra.agents.digirl.episodes import Episode, read_episodes
 from palaestra.agents.vlm.sft import SFTConfig
 from palaestra.envs.lockstep import LockstepWorlds
 from palaestra.envs.registry import make
-from palaestra.launch import checkpoint
+from palaestra.launch import checkpoint, digirl
 from palaestra.launch.config import DigiRLRecipe, JudgeConfig, WorldConfig, from_json, to_json, validate
-from palaestra.launch.digirl import DigiRLRun, demonstrate, play
+from palaestra.launch.episodes import demonstrate, play
 from palaestra.launch.result import read_result
 from palaestra.launch.track import read_metrics
 from palaestra.launch.train import load_policy, make_worlds, resume, train
@@ -24,8 +24,10 @@ from palaestra.launch.train import load_policy, make_worlds, resume, train
 SMALL = DigiRLRecipe(
     name="small",
     world=WorldConfig(id="android/general-v0", count=4, chunk=1, options={"level": 1, "max_steps": 3}),
-    demonstrations=4,
+    demonstrations=3,
+    live_demonstrations=1,
     image_size=16,
+    width=32,
     longest=12,
     imitation=SFTConfig(steps=3, batch=4, grouped=False),
     actor=SFTConfig(schedule="constant", warmup=0, learning_rate=1e-3),
@@ -78,20 +80,20 @@ def test_episodes_are_cut_at_the_limit_and_say_so_by_failing() -> None:
 def test_a_resumed_run_is_the_run_that_was_not_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     train(SMALL, whole)
-    keep, kept = DigiRLRun._keep, 0
+    keep, kept = digirl.save_episode, 0
 
-    def break_down(run: DigiRLRun, played: object, success: bool) -> None:
+    def break_down(folder: Path, number: int, episode: Episode) -> Path:
         nonlocal kept
         kept += 1
         if kept == 11:  # of the first round's four episodes the third
             raise RuntimeError("the lights went out")
-        keep(run, played, success)  # type: ignore[arg-type]
+        return keep(folder, number, episode)
 
-    monkeypatch.setattr(DigiRLRun, "_keep", break_down)
+    monkeypatch.setattr(digirl, "save_episode", break_down)
     with pytest.raises(RuntimeError, match="lights went out"):
         train(SMALL, stopped)
     assert len(list(read_episodes(stopped / "episodes"))) == 10
-    monkeypatch.setattr(DigiRLRun, "_keep", keep)
+    monkeypatch.setattr(digirl, "save_episode", keep)
     resume(stopped)
     assert steady(stopped) == steady(whole)
     ends = [checkpoint.load(checkpoint.latest(run) or run)[0] for run in (whole, stopped)]
@@ -105,6 +107,9 @@ def test_a_resumed_run_is_the_run_that_was_not_stopped(tmp_path: Path, monkeypat
     assert all((whole / "checkpoints" / entry["checkpoint"]).is_dir() for entry in measured)
     rows = steady(whole)
     assert 0 <= rows[1]["judge/accuracy"] <= 1
+    assert [("unseen/success_once" in row) for row in rows] == [True, True, False, True]
+    assert any(name.startswith("kind/") for name in rows[0])
+    assert any(name.startswith("judge/") and name.endswith("/accuracy") and name.count("/") == 2 for name in rows[1])
     recipe = from_json(whole / "config.json")
     worlds = make_worlds(recipe)
     assert isinstance(worlds, LockstepWorlds)

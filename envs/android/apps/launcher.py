@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from palaestra.envs.android.app import App, Page
+from palaestra.envs.android.noise import ordered
 from palaestra.envs.android.palette import CARD, FAINT, PAPER, SKY, WHITE
 from palaestra.envs.android.views import WIDTH, Screen, View, row
 
@@ -20,9 +21,7 @@ PAGE = 9
 def order(device: Device) -> list[App]:
     """Return the apps in the order of their icons."""
     apps = [known for known in device.apps.values() if known is not app]
-    if device.noise.shuffle:
-        device.seeded(f"icons {device.noise.layout}").shuffle(apps)
-    return apps
+    return ordered(device.noise, device.state.seed, "icons", apps)
 
 
 @app.screen("com.google.android.apps.nexuslauncher.NexusLauncherActivity")

@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from palaestra.envs.android.app import App, Page
+from palaestra.envs.android.noise import ordered
 from palaestra.envs.android.palette import BLUE, FAINT, GREEN, INK, ORANGE, PURPLE, RED, TEAL
 from palaestra.envs.android.views import Screen, View, label, row, slider, switch, toolbar
 
@@ -51,11 +52,8 @@ TIMEOUTS = {"15 s": "15000", "30 s": "30000", "1 min": "60000", "5 min": "300000
 @app.screen("com.android.settings.Settings")
 def groups(device: Device, page: Page) -> Screen:
     """Return the list of groups."""
-    names = list(GROUPS)
-    if device.noise.shuffle:
-        device.seeded(f"settings {device.noise.layout}").shuffle(names)
     rows = []
-    for name in names:
+    for name in ordered(device.noise, device.state.seed, "settings", list(GROUPS)):
         title, picture, color = GROUPS[name]
         rows.append(row(title, "", picture, partial(device.push, name), color))
     return Screen(rows, toolbar("Settings", fill=FAINT))
