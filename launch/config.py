@@ -199,7 +199,7 @@ class DigiRLRecipe:
     """Tokens that an action may have."""
     temperature: float = 1.0
     """Of the actor's sampling, in training and in evaluation as in the paper."""
-    imitation: SFTConfig = field(default_factory=lambda: SFTConfig(steps=200, learning_rate=2e-3, grouped=False))
+    imitation: SFTConfig = field(default_factory=lambda: SFTConfig(steps=160, learning_rate=2e-3, grouped=False))
     """Supervised fine-tuning on the demonstrations."""
     actor: SFTConfig = field(
         default_factory=lambda: SFTConfig(schedule="constant", warmup=10, learning_rate=1e-3, weight_decay=0.0)
@@ -209,11 +209,11 @@ class DigiRLRecipe:
     """What is learnt from what."""
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     """Who says what succeeded."""
-    offline_episodes: int = 512
+    offline_episodes: int = 256
     """Episodes of the imitator that the offline stage learns from; it is the first iteration."""
     capacity: int = 512
     """The newest episodes that are learnt from."""
-    iterations: int = 31
+    iterations: int = 21
     """The offline stage, then rounds; 1 is the offline variant."""
     every: int = 10
     """Rounds between boundaries, where the policy is evaluated and saved."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -237,7 +238,8 @@ class _Pair:
 def _unseen(recipe: DigiRLRecipe) -> Worlds:
     """Return the phones with tasks that training never sees."""
     world = recipe.world
-    return make(world.id, world.count, device=world.device, **(dict(world.options) | recipe.unseen))
+    options: dict[str, Any] = dict(world.options) | recipe.unseen
+    return make(world.id, world.count, device=world.device, **options)
 
 
 def _by_kind(worlds: Worlds, evaluation: Evaluation) -> dict[str, float]:
