@@ -199,8 +199,13 @@ class DigiRLRecipe:
     """Tokens that an action may have."""
     temperature: float = 1.0
     """Of the actor's sampling, in training and in evaluation as in the paper."""
-    imitation: SFTConfig = field(default_factory=lambda: SFTConfig(steps=160, learning_rate=2e-3, grouped=False))
-    """Supervised fine-tuning on the demonstrations."""
+    imitation: SFTConfig = field(
+        default_factory=lambda: SFTConfig(steps=400, learning_rate=2e-3, schedule="constant", grouped=False)
+    )
+    """Supervised fine-tuning on the demonstrations, at most so long."""
+    imitation_loss: float = 0.08
+    """Fine-tuning stops once the mean loss of ten steps is below this: the same weakness, whatever the seed. 0 never
+    stops."""
     actor: SFTConfig = field(
         default_factory=lambda: SFTConfig(schedule="constant", warmup=10, learning_rate=1e-3, weight_decay=0.0)
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,9 +205,15 @@ class DigiRLRun(WorldsRun):
             for prompt, action in zip(prompts_of(one.observation, recipe.cameras), one.actions, strict=True)
         ]
         tuner = Tuner(base, recipe.imitation, device=recipe.world.device)
+        recent: deque[float] = deque(maxlen=10)
         for number, metrics in enumerate(tuner.fit(samples, recipe.seed), start=1):
-            if number % 100 == 0:
-                print(f"imitation {number}/{recipe.imitation.steps}: loss {metrics['train/loss']:.3f}", flush=True)
+            recent.append(metrics["train/loss"])
+            mean = sum(recent) / len(recent)
+            enough = len(recent) == recent.maxlen and mean < recipe.imitation_loss
+            if number % 100 == 0 or enough:
+                print(f"imitation {number}/{recipe.imitation.steps}: loss {mean:.3f}", flush=True)
+            if enough:
+                break
         tuner.save(folder)
         if not recipe.base:
             shutil.rmtree(base)

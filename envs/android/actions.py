@@ -36,7 +36,9 @@ MOVES = (
 SWIPE = 0.35
 """How far a swipe by numbers goes, as a share of the screen."""
 LONGEST = 600
-"""Letters of an action's text."""
+"""Letters of an action's text that are remembered."""
+MOST = 20_000
+"""Letters of a text that may be sent: agents also say what is no action, at length."""
 _NOWHERE = (-1.0, -1.0)
 _BUTTONS = {"back": "PRESS_BACK", "home": "PRESS_HOME", "enter": "PRESS_ENTER", "complete": "STATUS_TASK_COMPLETE",
             "impossible": "STATUS_TASK_IMPOSSIBLE", "wait": "WAIT"}  # fmt: skip
@@ -180,10 +182,10 @@ def perform(device: Device, action: Action) -> bool:
 
 
 class ActionText(spaces.Text):
-    """Texts of up to 600 letters, any of which may be sent; those that are sampled say random actions."""
+    """Texts of up to 20,000 letters, any of which may be sent; those that are sampled say random actions."""
 
     def __init__(self) -> None:
-        super().__init__(LONGEST, min_length=0)
+        super().__init__(MOST, min_length=0)
 
     def sample(self, mask: Any = None, probability: Any = None) -> str:
         """Return a random action's text."""
