@@ -203,7 +203,7 @@ class DigiRLRecipe:
         default_factory=lambda: SFTConfig(steps=400, learning_rate=2e-3, schedule="constant", grouped=False)
     )
     """Supervised fine-tuning on the demonstrations, at most so long."""
-    imitation_loss: float = 0.08
+    imitation_loss: float = 0.15
     """Fine-tuning stops once the mean loss of ten steps is below this: the same weakness, whatever the seed. 0 never
     stops."""
     actor: SFTConfig = field(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from palaestra.agents.vlm.tiny import build_tiny_vlm
+from palaestra.agents.vlm.tiny import build_tiny_vlm, set_phrases
 
 transformers = pytest.importorskip("transformers")
 
@@ -37,6 +37,29 @@ def test_any_text_comes_back_as_it_was(tiny: Path, text: str) -> None:
 
 def test_each_digit_is_a_token(tiny: Path) -> None:
     assert len(processor_of(tiny).tokenizer.encode("90210")) == 5
+
+
+def test_phrases_and_numbers_are_one_token_and_words_stay_apart(tmp_path: Path) -> None:
+    said = [f'"touch": "[{y}, {x}]", "typed": ""' for y in ("0.2500", "0.7500") for x in ("0.1000", "0.5000")]
+    phrases = set_phrases([*said, "WAIT"])
+    assert phrases == ['"touch": "[', ", ", "WAIT", ']", "typed": ""']
+    path = build_tiny_vlm(tmp_path / "vlm", image_size=16, corpus=[*said, "turn on", "turn off"] * 3, phrases=phrases)
+    tokenizer = processor_of(path).tokenizer
+    assert tokenizer.tokenize(said[1]) == ['"touch": "[', "0.2500", ", ", "0.5000", ']", "typed": ""']
+    assert tokenizer.tokenize("turn on") == ["turn", "Ġon"]
+    for text in (*said, "turn 0.1234 on, ünd so weiter"):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_rare_phrases_are_none() -> None:
+    assert set_phrases(["common 1"] * 99 + ["rare 1"]) == ["common ", "rare "]
+    assert set_phrases(["common 1"] * 199 + ["rare 1"]) == ["common "]
+
+
+@pytest.mark.parametrize(("width", "layers"), [(8, 2), (72, 2), (64, 1)])
+def test_a_size_that_cannot_be_is_refused(tmp_path: Path, width: int, layers: int) -> None:
+    with pytest.raises(ValueError, match="width is a multiple of 16 and layers at least 2"):
+        build_tiny_vlm(tmp_path / "vlm", width=width, layers=layers)
 
 
 def test_template_holds_every_role_and_a_picture_in_any_turn(tiny: Path) -> None:

@@ -89,6 +89,13 @@ def test_actions_far_off_the_screen_do_nothing() -> None:
     assert device.place_name == "Home/home"
 
 
+def test_what_is_said_at_length_may_be_sent_and_says_no_action() -> None:
+    rambling = '"touch_point": "[' * 200
+    assert len(rambling) <= ActionText().max_length
+    with pytest.raises(ActionError, match="no \"action_type\""):
+        parse(rambling)
+
+
 def test_sampled_texts_are_actions() -> None:
     space = ActionText()
     space.seed(3)

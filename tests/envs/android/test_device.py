@@ -12,7 +12,7 @@ from palaestra.envs.android import touch
 from palaestra.envs.android.apps import APPS, LAUNCHER
 from palaestra.envs.android.apps.calculator import evaluate
 from palaestra.envs.android.device import Device
-from palaestra.envs.android.noise import WILD, Noise, noise_named
+from palaestra.envs.android.noise import WILD, Noise, noise_named, ordered
 from palaestra.envs.android.system import Popup
 from palaestra.envs.android.views import TALL, WIDTH
 
@@ -263,6 +263,19 @@ def test_presets_are_known_by_name() -> None:
     assert noise_named("drift(9)").popup > noise_named("drift(1)").popup
     with pytest.raises(ValueError, match="no preset 'stormy'"):
         noise_named("stormy")
+
+
+def test_drift_swaps_two_entries_a_version_on_all_phones_and_wild_shuffles_each() -> None:
+    entries = list("abcdefghij")
+    before = entries
+    for version in range(1, 4):
+        now = ordered(noise_named(f"drift({version})"), 5, "icons", entries)
+        assert sum(one != two for one, two in zip(before, now, strict=True)) == 2 and sorted(now) == entries
+        assert now == ordered(noise_named(f"drift({version}.5)"), 6, "icons", entries)
+        before = now
+    assert ordered(noise_named("drift(0)"), 5, "icons", entries) == entries
+    assert ordered(WILD, 5, "icons", entries) == ordered(WILD, 5, "icons", entries)
+    assert ordered(WILD, 5, "icons", entries) != ordered(WILD, 6, "icons", entries)
 
 
 def test_dark_themes_change_colours_only() -> None:
