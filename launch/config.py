@@ -168,7 +168,7 @@ class DigiRLRecipe:
     """What the run is called in tables."""
     world: WorldConfig = field(
         default_factory=lambda: WorldConfig(
-            id="android/ladder-v0", count=32, chunk=1, options={"preset": "drift(0)", "max_steps": 10}
+            id="android/ladder-v0", count=64, chunk=1, options={"preset": "drift(0)", "max_steps": 10}
         )
     )
     """The phones, one episode of each in a round."""
@@ -203,7 +203,7 @@ class DigiRLRecipe:
         default_factory=lambda: SFTConfig(steps=400, learning_rate=2e-3, schedule="constant", grouped=False)
     )
     """Supervised fine-tuning on the demonstrations, at most so long."""
-    imitation_loss: float = 0.15
+    imitation_loss: float = 0.18
     """Fine-tuning stops once the mean loss of ten steps is below this: the same weakness, whatever the seed. 0 never
     stops."""
     actor: SFTConfig = field(
@@ -214,9 +214,9 @@ class DigiRLRecipe:
     """What is learnt from what."""
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     """Who says what succeeded."""
-    offline_episodes: int = 256
+    offline_episodes: int = 512
     """Episodes of the imitator that the offline stage learns from; it is the first iteration."""
-    capacity: int = 512
+    capacity: int = 1024
     """The newest episodes that are learnt from."""
     iterations: int = 21
     """The offline stage, then rounds; 1 is the offline variant."""

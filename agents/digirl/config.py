@@ -42,7 +42,7 @@ class DigiRLConfig:
     """Updates of the actor in the offline stage."""
     online_values: int = 10
     """Updates of each value function an iteration."""
-    online_updates: int = 16
+    online_updates: int = 10
     """Updates of the actor an iteration."""
     clip: float = 1.0
     """Largest norm of the value functions' gradient."""
