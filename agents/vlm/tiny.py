@@ -132,7 +132,7 @@ def set_phrases(texts: Sequence[str], share: float = 0.01) -> list[str]:
 
 
 def train_tokenizer(
-    corpus: Iterable[str], vocabulary: int, context: int, phrases: Sequence[str]
+    corpus: Iterable[str], vocabulary: int, context: int, phrases: Sequence[str] = ()
 ) -> TokenizersBackend:
     """Return a byte-level BPE: any text can be encoded, and without phrases each digit is a token of its own."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers

@@ -22,7 +22,7 @@ from palaestra.launch.inspect import inspect
 def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny SmolVLA as LeRobot would write it."""
     worlds = make("tabletop/pick-place-v0", 1, chunk=2, pixels=32)
-    tokenizer = train_tokenizer(CORPUS, 640, 2048, False)
+    tokenizer = train_tokenizer(CORPUS, 640, 2048)
     made = fresh_policy("smolvla", worlds.spec, TINY["smolvla"], tokenizer, horizon=3)
     worlds.close()
     return write_policy(made, tmp_path_factory.mktemp("lerobot") / "smolvla")

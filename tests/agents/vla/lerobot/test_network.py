@@ -33,7 +33,7 @@ def worlds() -> Worlds:
 def fresh(kind: Kind, worlds: Worlds) -> tuple[FlowPolicy, LeRobotNetwork]:
     """Return an untrained tiny policy for the tables."""
     torch.manual_seed(0)
-    tokenizer = train_tokenizer(CORPUS, 640, 2048, False)
+    tokenizer = train_tokenizer(CORPUS, 640, 2048)
     policy = fresh_policy(kind, worlds.spec, TINY[kind], tokenizer, horizon=3, steps=3, wide=8)
     assert isinstance(policy.network, LeRobotNetwork)
     return policy, policy.network
