@@ -153,7 +153,7 @@ class JudgeConfig:
     false_positive: float = 0.1
     """Of `noisy`: share of failures called successes."""
     false_negative: float = 0.1
-    """Of `noisy`: share of successes called failures."""
+    """Of `noisy`: share of successes called failures. Both at 0.5 are a coin, from which nothing can be learnt."""
     server: str = "http://127.0.0.1:8000"
     """Of `model`: the address; start one with `palaestra serve --model judge=...`."""
     model: str = "judge"
@@ -207,18 +207,18 @@ class DigiRLRecipe:
     """Fine-tuning stops once the mean loss of ten steps is below this: the same weakness, whatever the seed. 0 never
     stops."""
     actor: SFTConfig = field(
-        default_factory=lambda: SFTConfig(schedule="constant", warmup=10, learning_rate=1e-3, weight_decay=0.0)
+        default_factory=lambda: SFTConfig(schedule="constant", warmup=10, learning_rate=1.5e-3, weight_decay=0.0)
     )
     """The actor's optimiser; its number of steps is not read."""
     learner: Annotated[DigiRLConfig, tyro.conf.arg(name="")] = field(default_factory=DigiRLConfig)
     """What is learnt from what."""
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     """Who says what succeeded."""
-    offline_episodes: int = 512
+    offline_episodes: int = 256
     """Episodes of the imitator that the offline stage learns from; it is the first iteration."""
     capacity: int = 1024
     """The newest episodes that are learnt from."""
-    iterations: int = 21
+    iterations: int = 11
     """The offline stage, then rounds; 1 is the offline variant."""
     every: int = 10
     """Rounds between boundaries, where the policy is evaluated and saved."""

@@ -100,6 +100,9 @@ def test_a_resumed_run_is_the_run_that_was_not_stopped(tmp_path: Path, monkeypat
     assert ends[0].keys() == ends[1].keys()
     assert [name for name in ends[0] if not torch.equal(ends[0][name], ends[1][name])] == []
     assert len(list(read_episodes(whole / "episodes"))) == 16
+    for episode in read_episodes(whole / "episodes"):
+        now, before = episode.features.chunk(2, 1)
+        assert torch.equal(before, torch.cat([now[:1], now[:-1]]))  # at the start the frame stands for the one before
     measured = read_result(whole / "result.json")["evaluations"]
     assert [(entry["name"], entry["checkpoint"]) for entry in measured] == [
         ("before", "000000"), ("offline", "000001"), ("after", "000003"),
