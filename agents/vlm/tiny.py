@@ -75,7 +75,7 @@ def build_tiny_vlm(
     width: int = 128,
     layers: int = 3,
 ) -> Path:
-    """Write an untrained model, by default of about 0.9 million parameters, its processor and tokenizer to a new folder.
+    """Write an untrained model, of about 0.9 million parameters by default, processor and tokenizer to a new folder.
 
     Pictures of any size are resized to a square and become (image_size / 8)² tokens each.
 
