@@ -91,7 +91,7 @@ def _policy(kind: Any, size: str, device: str, steps: int, horizon: int) -> tupl
     cameras = {"front": (SIDE, SIDE, 3), "wrist": (SIDE, SIDE, 3)}
     spec = WorldSpec("bench/pi0", box, state=STATE, images=cameras, text=True, chunk=horizon)
     chosen = TINY[kind] if size == "tiny" else SMOLVLA if kind == "smolvla" else PI0
-    tokenizer = train_tokenizer(CORPUS, 640, 2048, False)
+    tokenizer = train_tokenizer(CORPUS, 640, 2048)
     with torch.device(device):
         policy = fresh_policy(kind, spec, chosen, tokenizer, horizon, steps)
     network = policy.to(device).network

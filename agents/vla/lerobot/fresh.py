@@ -106,7 +106,7 @@ def tiny_policy(
     from palaestra.agents.vlm.tiny import CORPUS, train_tokenizer
 
     size = TINY[kind]
-    tokenizer = train_tokenizer(CORPUS, size.vocabulary, 2048, False)
+    tokenizer = train_tokenizer(CORPUS, size.vocabulary, 2048)
     return fresh_policy(kind, spec, size, tokenizer, horizon, steps, noise_bounds=noise_bounds)
 
 
