@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from statistics import median
 
 import pytest
 import torch
@@ -248,10 +249,12 @@ def test_a_lost_server_costs_no_time_is_counted_and_found_again() -> None:
         with pytest.raises(ServerLostError, match="cannot be reached"):
             client.ask("m", say("gone"))
         assert client.away
-        began = time.perf_counter()
+        times = []
         for key in range(1000):
+            began = time.perf_counter()
             client.ask_nowait("m", say("gone"), key=key)
-        assert time.perf_counter() - began < 1.0
+            times.append(time.perf_counter() - began)
+        assert median(times) < 1e-3
         outcomes = client.poll()
         assert [key for key, _ in outcomes] == list(range(1000))
         assert all(isinstance(error, ServerLostError) and "at once" in str(error) for _, error in outcomes)
