@@ -20,11 +20,12 @@ def coloured(views: Tensor) -> Tensor:
     Road, route and marks lie below; vehicles (blue) and walkers (cyan) are the brighter the more recent; stop lines
     have their signals' colours, and the ego is white.
     """
-    picture = torch.zeros(*views.shape[:3], 3, dtype=torch.uint8, device=views.device)
+    palette: list[tuple[int, ...]] = [(0, 0, 0)]
+    number = torch.zeros(views.shape[:3], dtype=torch.int32, device=views.device)
 
     def paint(mask: Tensor, colour: tuple[int, int, int], share: float = 1.0) -> None:
-        shade = torch.tensor([round(share * part) for part in colour], dtype=torch.uint8, device=views.device)
-        picture.copy_(torch.where(mask[..., None], shade, picture))
+        number.masked_fill_(mask, len(palette))
+        palette.append(tuple(round(share * part) for part in colour))
 
     paint(views[..., 0] > 0, ROAD)
     paint(views[..., 1] > 0, ROUTE)
@@ -37,4 +38,5 @@ def coloured(views: Tensor) -> Tensor:
         paint(views[..., VEHICLES + moment] > 0, VEHICLE, share)
         paint(views[..., WALKERS + moment] > 0, WALKER, share)
     paint(views[..., 0] == EGO, SELF)
-    return picture
+    colours = torch.tensor(palette, dtype=torch.uint8, device=views.device)
+    return colours.index_select(0, number.view(-1)).view(*views.shape[:3], 3)
