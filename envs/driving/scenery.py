@@ -10,7 +10,6 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from palaestra.envs.driving.arena import PIXELS_A_METRE, Ground
 from palaestra.envs.driving.atlas import stop_lines
 from palaestra.envs.driving.expert import expert_action
-from palaestra.envs.driving.score import CLASSES
 from palaestra.envs.driving.state import Light, lights
 
 if TYPE_CHECKING:
@@ -34,6 +33,8 @@ EGO, GLASS, OUTLINE = (255, 132, 28), (38, 44, 52), (30, 32, 36)
 CARS = ((196, 60, 62), (72, 112, 190), (232, 232, 236), (70, 76, 86), (158, 166, 176), (58, 138, 110), (214, 180, 92))
 WALKER = (250, 214, 70)
 LAMPS = {Light.RED: (240, 56, 56), Light.YELLOW: (250, 204, 40), Light.GREEN: (64, 214, 96)}
+WRONG = ("hit a vehicle", "hit a walker", "left the road", "ran a red light", "ran a stop sign")
+"""What infractions are called, in the order of `rules.Infraction`."""
 INK, DIM, BASE, ADVICE = (235, 237, 240), (140, 146, 154), (24, 26, 30), (214, 128, 255)
 
 
@@ -198,6 +199,7 @@ class _Panel:
         pedal, steer = float(ego.pedal[row]), float(ego.steer[row])
         self._bar(top + 20, "pedals", pedal, advice[0], LAMPS[Light.GREEN if pedal >= 0 else Light.RED])
         self._bar(top + 44, "wheel", steer, advice[1], ROUTE)
+        self.pen.text((180, top + 54), "| the expert", ADVICE, self.small)
         length = float(env.tables.route_length.take(env.state.clocks.route[row : row + 1]))
         share = min(1.0, float(ego.progress[row]) / length)
         self.pen.text((330, top + 10), f"route {share:.0%}", INK, self.small)
@@ -205,10 +207,10 @@ class _Panel:
         if light in LAMPS:
             self.pen.ellipse((420, top + 11, 434, top + 25), LAMPS[Light(light)])
         counts = env.record.counts[row].tolist()
-        wrong = [name.replace("_", " ") for name, count in zip(CLASSES, counts, strict=True) if count]
-        said, colour = (", ".join(wrong), LAMPS[Light.RED]) if wrong else ("arrived", LAMPS[Light.GREEN])
+        wrong = [name for name, count in zip(WRONG, counts, strict=True) if count]
+        said, colour = ("\n".join(wrong[:2]), LAMPS[Light.RED]) if wrong else ("arrived", LAMPS[Light.GREEN])
         if wrong or bool(env.record.arrived[row]):
-            self.pen.text((330, top + 38), said, colour, self.small)
+            self.pen.text((330, top + 32), said, colour, self.small)
 
     def _bar(self, top: int, name: str, value: float, advised: float, colour: Colour) -> None:
         """Draw a bar from the middle, with a mark where the expert would have it."""
