@@ -28,7 +28,7 @@ class PhoneOptions:
     page_port: int = 8080
     """The page's."""
     width: int = 1080
-    """Pixels of the screen."""
+    """Pixels of the screen. From 256 on letters are smooth; below, it is the coarse screen of `PhoneEnv`, enlarged."""
     height: int = 2160
     """Pixels of the screen."""
 

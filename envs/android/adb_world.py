@@ -75,7 +75,8 @@ class AdbPhoneEnv(gymnasium.Env[dict[str, Any], str]):
             family: See `PhoneEnv`.
             level: See `PhoneEnv`.
             split: See `PhoneEnv`.
-            height: Pixels of a screen as shown; the phone's own is averaged down.
+            height: Pixels of a screen as shown; the phone's own is averaged down. To see exactly what `PhoneEnv` shows
+                in this size, serve the phone less than 256 pixels wide.
             width: Pixels.
             max_steps: Actions after which an episode is cut.
             patience: Seconds to wait for two equal pictures after an action.

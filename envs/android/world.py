@@ -98,7 +98,7 @@ class PhoneEnv(VectorEnv[Observation, Any, np.ndarray]):
             preset: "calm", "wild" or "drift(T)"; see `palaestra.envs.android.noise`.
             actions: As texts or as numbers.
             height: Pixels of a screen.
-            width: Pixels of a screen.
+            width: Pixels of a screen; from 256 on letters, icons and corners are smooth, below that coarse.
             max_steps: Actions after which an episode is cut.
             render_mode: "rgb_array" where `render` is wanted.
 

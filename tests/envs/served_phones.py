@@ -52,9 +52,9 @@ class Adb:
 
     def __call__(self, *words: str, named: bool = True, stdin: bytes = b"") -> tuple[int, str]:
         command = ["adb", *(["-s", self.name] if named else []), *words]
-        done = subprocess.run(command, env=self.environment, input=stdin, capture_output=True, timeout=20, check=False)
+        done = subprocess.run(command, env=self.environment, input=stdin, capture_output=True, timeout=90, check=False)
         return done.returncode, (done.stdout + done.stderr).decode(errors="replace")
 
     def bytes(self, *words: str) -> bytes:
         command = ["adb", "-s", self.name, *words]
-        return subprocess.run(command, env=self.environment, capture_output=True, timeout=20, check=True).stdout
+        return subprocess.run(command, env=self.environment, capture_output=True, timeout=90, check=True).stdout
