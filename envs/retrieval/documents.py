@@ -135,7 +135,7 @@ def _document(
 ) -> list[Question]:
     """Add a document's pages and return its questions."""
     of_split: tuple[Sequence[Any], ...] = SIDES[split], PAPERS[split], FONTS[split], TOPS[split]
-    look = _Look(*(some[generator.integers(len(some))] for some in of_split))
+    look = _Look(*(some[int(generator.integers(len(some)))] for some in of_split))
     kinds: list[Kind] = [KINDS[index] for index in generator.permutation(len(KINDS))[:pages]]
     questions, totals = [], []
     for number, kind in enumerate(kinds, start=1):

@@ -193,6 +193,8 @@ def top(scores: Tensor, k: int) -> list[list[Hit]]:
     """Return the best `k` columns of each row of scores [Q, N], best first, ties by the lower column."""
     k = min(k, scores.shape[1])
     values, pages = scores.topk(min(k + 1, scores.shape[1]), dim=1)
+    if not bool((values[:, 1:] == values[:, :-1]).any()):
+        return _hits(values[:, :k], pages[:, :k])
     if values.shape[1] > k:
         # Which of several equal columns `topk` takes at its edge is left open: such rows are sorted whole.
         for row in (values[:, k - 1] == values[:, k]).nonzero().flatten().tolist():
@@ -201,5 +203,10 @@ def top(scores: Tensor, k: int) -> list[list[Hit]]:
     ascending = pages.sort(dim=1).indices
     values, pages = values.gather(1, ascending), pages.gather(1, ascending)
     order = values.sort(dim=1, descending=True, stable=True).indices
-    numbers, found = pages.gather(1, order).tolist(), values.gather(1, order).tolist()
-    return [[Hit(*pair) for pair in zip(*row, strict=True)] for row in zip(numbers, found, strict=True)]
+    return _hits(values.gather(1, order), pages.gather(1, order))
+
+
+def _hits(values: Tensor, pages: Tensor) -> list[list[Hit]]:
+    """Return scores and pages [Q, K] as hits."""
+    rows = zip(pages.tolist(), values.tolist(), strict=True)
+    return [[*map(Hit._make, zip(numbers, found, strict=True))] for numbers, found in rows]
