@@ -193,7 +193,8 @@ class ConversationRun(Run):
                 void.append(VoidEpisode(number, Fault(number, "step", record.error)))
         seed = EVALUATION_SEED
         evaluation = Evaluation(name, self.success, seed, len(tasks), len(tasks), tuple(finished), tuple(void))
-        summary = self._summary(records, scores)
+        known = ("episodes", "void", "success_once")  # the evaluation has them
+        summary = {key: value for key, value in self._summary(records, scores).items() if key not in known}
         kept = _kept(records, scores)
         answered = sum(record.finished for record in kept)
         further = {"finished_interval": wilson(answered, len(kept)) if kept else None}
