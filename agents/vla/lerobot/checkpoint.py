@@ -22,7 +22,9 @@ from palaestra.agents.flow.policy import FlowPolicy
 from palaestra.agents.vla.lerobot import pi0, smolvla
 from palaestra.agents.vla.lerobot.format import (
     ACTION,
+    CAMERA,
     CONFIG,
+    EMPTY,
     STATE,
     WEIGHTS,
     FormatError,
@@ -32,7 +34,7 @@ from palaestra.agents.vla.lerobot.format import (
     read_settings,
 )
 from palaestra.agents.vla.lerobot.network import LeRobotNetwork, Source
-from palaestra.agents.vla.lerobot.processors import Processors, normaliser, read_processors, write_processors
+from palaestra.agents.vla.lerobot.processors import BEFORE, Processors, normaliser, read_processors, write_processors
 from palaestra.agents.vla.lerobot.words import Words, open_tokenizer
 from palaestra.envs.core import WorldSpec
 
@@ -136,8 +138,9 @@ def policy_for(
     ):
         if needs != has:
             raise FormatError(
-                f"the policy in {path} {what} {needs}; {spec.id} has {has}. Choose options of the world that agree, "
-                "or fine-tune a policy that was made for it."
+                f"the policy in {path} {what} {needs}; {spec.id} has {has}. Choose options of the world that agree. A "
+                f"camera of another name is given its own by rename_map in {BEFORE}.json; one that does not exist is "
+                f"called {CAMERA}{EMPTY}0 in {CONFIG}, and masked."
             )
     box = spec.action
     assert isinstance(box, spaces.Box)

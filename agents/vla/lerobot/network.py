@@ -23,6 +23,9 @@ from palaestra.agents.vla.lerobot.statistics import Statistics
 from palaestra.agents.vla.lerobot.words import Words, binned, prompt
 from palaestra.envs.core import Observation
 
+PIECE = 64
+"""Observations that the backbone reads at once where no gradient is needed."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -95,9 +98,16 @@ class LeRobotNetwork(nn.Module):
         state = self._state(observation)
         pictures = self._shown(observation)
         ids, spoken = self._prompts(observation.text, state)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.tuning != "frozen"):
-            seen = self._pictures(pictures)
-            words = self._words(ids)
+        if torch.is_grad_enabled() and not self.settled:
+            return self._prefix(pictures, ids, spoken, state)
+        # What no gradient passes through is read in pieces: a whole rollout at once would not fit in memory.
+        with torch.no_grad():
+            parts = zip(*(part.split(PIECE) for part in (ids, spoken, state, *pictures)), strict=True)
+            return _joined([self._prefix(list(part[3:]), part[0], part[1], part[2]) for part in parts])
+
+    def _prefix(self, pictures: list[Tensor], ids: Tensor, spoken: Tensor, state: Tensor) -> Prefix:
+        """Return the prefix of pictures a camera [N, H, W, 3], tokens [N, L] of which some are real, and a state."""
+        seen, words = self._pictures(pictures), self._words(ids)
         embedded = torch.cat([seen.to(words.dtype), words], 1)
         real = torch.cat([spoken.new_ones(seen.shape[:2]), spoken], 1)
         return self._read(embedded, real, state)
@@ -141,10 +151,8 @@ class LeRobotNetwork(nn.Module):
 
     def _run(self, model: Any, embedded: Tensor, sees: Tensor, real: Tensor, state: Tensor) -> Prefix:
         """Run a language model over embedded tokens [N, P, E], where `sees` [N, 1, P, P] says which sees which."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.tuning != "frozen"):
-            # Padding has a place too, which nothing sees.
-            place = (real.cumsum(1) - 1).clamp(min=0)
-            read = model(inputs_embeds=embedded, attention_mask=sees, position_ids=place, use_cache=True)
+        place = (real.cumsum(1) - 1).clamp(min=0)  # padding has a place too, which nothing sees
+        read = model(inputs_embeds=embedded, attention_mask=sees, position_ids=place, use_cache=True)
         layers = read.past_key_values.layers
         keys, values = tuple(layer.keys for layer in layers), tuple(layer.values for layer in layers)
         return Prefix(keys, values, real, read.last_hidden_state, state)
@@ -188,6 +196,18 @@ class LeRobotNetwork(nn.Module):
         rows = binned(self.padded(state)).tolist() if kind == "pi05" else [[]] * len(text)
         prompts = [prompt(kind, line, row) for line, row in zip(text, rows, strict=True)]
         return self.source.words(prompts, state.device)
+
+
+def _joined(parts: list[Prefix]) -> Prefix:
+    """Return prefixes of the same length as one."""
+    if len(parts) == 1:
+        return parts[0]
+
+    def layers(name: str) -> tuple[Tensor, ...]:
+        return tuple(map(torch.cat, zip(*(getattr(part, name) for part in parts), strict=True)))
+
+    rest = (torch.cat([getattr(part, name) for part in parts]) for name in ("real", "hidden", "state"))
+    return Prefix(layers("keys"), layers("values"), *rest)
 
 
 def _cameras(source: Source) -> dict[str, tuple[int, int, int]]:

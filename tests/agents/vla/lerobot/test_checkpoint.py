@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from palaestra.agents.flow.policy import FlowPolicy
-from palaestra.agents.vla.lerobot.checkpoint import open_folder, read_policy, write_policy
+from palaestra.agents.vla.lerobot.checkpoint import open_folder, policy_spec, read_policy, write_policy
 from palaestra.agents.vla.lerobot.format import FormatError
 from palaestra.envs.core import Observation
 
@@ -65,6 +65,24 @@ def test_either_name_of_a_tied_tensor(folders: dict[str, Path], made: Make, tmp_
     save_file({**tensors, embedding: tensors[head] + 1}, path)
     with pytest.raises(FormatError, match="are one tensor"):
         read_policy(tmp_path / "pi0")
+
+
+def test_cameras_that_are_renamed_or_empty(made: Make, tmp_path: Path, view: Observation) -> None:
+    """A name of the world's own leads to the policy's camera; a camera declared empty is none that worlds must show."""
+    made("pi0", tmp_path / "pi0")
+    before = tmp_path / "pi0" / "policy_preprocessor.json"
+    document = json.loads(before.read_text())
+    document["steps"][0]["config"]["rename_map"] = {"observation.images.front": "observation.images.base"}
+    before.write_text(json.dumps(document))
+    config = tmp_path / "pi0" / "config.json"
+    document = json.loads(config.read_text())
+    wrist = document["input_features"].pop("observation.images.wrist")
+    document["input_features"]["observation.images.empty_camera_0"] = wrist
+    config.write_text(json.dumps(document))
+    policy = read_policy(tmp_path / "pi0")
+    seen = Observation({"front": view.images["base"]}, view.state, view.text)
+    assert policy.network.cameras == {"front": (20, 28, 3)} and policy.act(seen).action.shape == (2, 4, 3)  # type: ignore[attr-defined, union-attr]
+    assert "front" in policy_spec(tmp_path / "pi0").images
 
 
 ONE = "model.vlm_with_expert.lm_expert.layers.1.self_attn.k_proj.weight"

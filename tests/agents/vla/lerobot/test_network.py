@@ -116,6 +116,22 @@ def test_padding_does_not_matter(kind: str, policies: dict[str, FlowPolicy], vie
     torch.testing.assert_close(network.summary(together)[1:], network.summary(alone), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_rollout_is_read_in_pieces(
+    kind: Kind, policies: dict[str, FlowPolicy], view: Observation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five views in pieces of two give the prefix that they give at once, and none of it needs a gradient."""
+    network, five = policies[kind].network, view[torch.tensor([0, 1, 1, 0, 1])]
+    whole = network.observe(five)
+    monkeypatch.setattr("palaestra.agents.vla.lerobot.network.PIECE", 2)
+    pieces = network.observe(five)
+    for left, right in zip((*whole.keys, *whole.values), (*pieces.keys, *pieces.values), strict=True):
+        torch.testing.assert_close(left, right, atol=1e-5, rtol=1e-4)
+        assert not right.requires_grad
+    assert torch.equal(whole.real, pieces.real) and torch.equal(whole.state, pieces.state)
+    torch.testing.assert_close(network.summary(whole), network.summary(pieces), atol=1e-5, rtol=1e-4)
+
+
 @torch.no_grad()
 def test_checkpointing_changes_nothing_but_memory(worlds: Worlds) -> None:
     """Layers that are computed again give the same gradient."""
