@@ -168,7 +168,7 @@ class DigiRLRecipe:
     """What the run is called in tables."""
     world: WorldConfig = field(
         default_factory=lambda: WorldConfig(
-            id="android/ladder-v0", count=64, chunk=1, options={"preset": "drift(0)", "max_steps": 10}
+            id="android/ladder-v0", count=32, chunk=1, options={"preset": "drift(0)", "max_steps": 10}
         )
     )
     """The phones, one episode of each in a round."""
@@ -200,23 +200,23 @@ class DigiRLRecipe:
     temperature: float = 1.0
     """Of the actor's sampling, in training and in evaluation as in the paper."""
     imitation: SFTConfig = field(
-        default_factory=lambda: SFTConfig(steps=400, learning_rate=2e-3, schedule="constant", grouped=False)
+        default_factory=lambda: SFTConfig(steps=220, learning_rate=2e-3, grouped=False)
     )
     """Supervised fine-tuning on the demonstrations, at most so long."""
-    imitation_loss: float = 0.18
+    imitation_loss: float = 0.06
     """Fine-tuning stops once the mean loss of ten steps is below this: the same weakness, whatever the seed. 0 never
     stops."""
     actor: SFTConfig = field(
-        default_factory=lambda: SFTConfig(schedule="constant", warmup=10, learning_rate=1.5e-3, weight_decay=0.0)
+        default_factory=lambda: SFTConfig(schedule="constant", warmup=10, learning_rate=1e-3, weight_decay=0.0)
     )
     """The actor's optimiser; its number of steps is not read."""
     learner: Annotated[DigiRLConfig, tyro.conf.arg(name="")] = field(default_factory=DigiRLConfig)
     """What is learnt from what."""
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     """Who says what succeeded."""
-    offline_episodes: int = 256
+    offline_episodes: int = 512
     """Episodes of the imitator that the offline stage learns from; it is the first iteration."""
-    capacity: int = 1024
+    capacity: int = 1500
     """The newest episodes that are learnt from."""
     iterations: int = 11
     """The offline stage, then rounds; 1 is the offline variant."""

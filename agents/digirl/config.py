@@ -30,7 +30,7 @@ class DigiRLConfig:
     """What the value functions minimise."""
     beta: float = 0.2
     """Temperature of `awr`."""
-    batch: int = 32
+    batch: int = 64
     """Steps of an update, drawn from the kept ones with replacement."""
     fit: int = 32
     """Of them, how many are in the model at once."""
@@ -38,11 +38,11 @@ class DigiRLConfig:
     """Adam's step size for the value functions."""
     offline_values: int = 200
     """Updates of each value function in the offline stage."""
-    offline_updates: int = 120
+    offline_updates: int = 100
     """Updates of the actor in the offline stage."""
     online_values: int = 10
     """Updates of each value function an iteration."""
-    online_updates: int = 20
+    online_updates: int = 10
     """Updates of the actor an iteration."""
     clip: float = 1.0
     """Largest norm of the value functions' gradient."""

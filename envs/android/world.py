@@ -256,8 +256,8 @@ def chosen(names: Sequence[str], family: str, level: int, split: Split) -> list[
     return chosen
 
 
-LADDER = ("open-app", "open-settings", "turn", "slide", "font-size", "timeout", "shop-go")
-"""One to four touches, told apart by icons, colours and places: for agents too small to read names or to type."""
+LADDER = ("open-app", "open-settings", "turn", "slide", "font-size", "timeout", "shop-go", "sms-reply")
+"""One to five actions, told apart by icons, colours and places: for agents too small to read names."""
 WORLDS: dict[str, Callable[..., PhoneEnv]] = {
     "android/phone-v0": PhoneEnv,
     "android/general-v0": partial(PhoneEnv, family="general"),
