@@ -76,21 +76,20 @@ STACK_CUBE = replace(PICK_CUBE, name="pi-rl-stack-cube", world=replace(PUSH_CUBE
 VLA_TABLETOP = VLARecipe(
     name="vla-tabletop",
     world=WorldConfig(
-        id="tabletop/pick-place-v0",
+        id="tabletop/drawer-v0",
         count=32,
         chunk=4,
-        options={"objects": 2, "receptacles": 1, "kinds": 4, "scenes": 1, "pixels": 32},
+        options={"objects": 2, "kinds": 4, "scenes": 1, "pixels": 32},
     ),
     policy=VLAConfig(horizon=4, steps=2, hidden=64, image_size=16, width=64, imitation="frozen"),
     # A backbone with random weights has to learn first what a pre-trained one knows: where things are.
-    grounding=GroundingConfig(steps=900),
-    demonstrations=DemonstrationConfig(episodes=100, noise=0.2),
-    imitation=ImitationConfig(steps=1000, batch=64, learning_rate=2e-3, reuse=True),
-    pi_rl=PiRLConfig(form="full", ratio="action", discount=0.9, epochs=6, batch=160, actor_rate=3e-4, anneal=80),
+    grounding=GroundingConfig(steps=300, views=16384),
+    demonstrations=DemonstrationConfig(episodes=50, noise=0.2),
+    imitation=ImitationConfig(steps=500, batch=64, learning_rate=2e-3, reuse=True),
+    pi_rl=PiRLConfig(form="full", ratio="action", discount=0.9, epochs=6, batch=128, actor_rate=3e-4, anneal=40),
     reward=RewardConfig(success=1.0, world=1.0),
-    iterations=80,
-    decisions=10,
-    every=20,
+    iterations=40,
+    decisions=8,
 )
 
 FOUND_RL_DRIVING = FoundRLRecipe(learner=FoundRLConfig(guidance="vmr+awag"))

@@ -16,7 +16,7 @@ WOBBLE = 0.5
 """Standard deviation of the noise on the expert's moves, so that the tool is seen everywhere."""
 APART = 5
 """Moves between two views of a table."""
-FRESH = 0.3
+FRESH = 0.5
 """Share of the tables that start anew between two views."""
 
 
