@@ -314,14 +314,11 @@ def compare_command(words: Sequence[str]) -> int:
     return 0
 
 
-DEMOS = {"robot": ("pi-rl-push-cube",), "driving": ("found-rl-driving", "--guidance", "vmr+awag", "--stop-at", "0.9")}
-"""What each demo trains; the first one is shown where none is named."""
-
-
 def demo_command(words: Sequence[str]) -> int:
     """Train a demo's recipe and show what came out."""
-    named = bool(words) and not words[0].startswith("-")
-    name, options = (words[0], words[1:]) if named else (next(iter(DEMOS)), words)
+    from palaestra.launch.recipes import DEMOS
+
+    name, *options = words if words and not words[0].startswith("-") else (next(iter(DEMOS)), *words)
     if name not in DEMOS:
         print(f"palaestra demo [DEMO] [options], where DEMO is one of {', '.join(DEMOS)}")
         return 2

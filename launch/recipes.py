@@ -114,6 +114,10 @@ CONVERSATIONS: dict[str, ConversationRecipe] = {recipe.name: recipe for recipe i
 """Recipes of a third kind: agents that talk to worlds of tools."""
 
 
+DEMOS = {"robot": ("pi-rl-push-cube",), "driving": ("found-rl-driving", "--guidance", "vmr+awag", "--stop-at", "0.9")}
+"""What each demo trains; the first one is shown where none is named."""
+
+
 def recipe_named(name: str) -> AnyRecipe:
     """Return a recipe; a wrong name gets the nearest right ones."""
     if name in RECIPES:
