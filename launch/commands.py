@@ -143,8 +143,7 @@ def film_command(words: Sequence[str]) -> int:
     except RenderError as error:
         print(f"no video: {error}")
         return 0
-    for path in films:
-        print(f"video: {path}")
+    print("\n".join(f"video: {path}" for path in films))
     return 0
 
 
@@ -211,8 +210,7 @@ def evaluate_command(words: Sequence[str]) -> int:
         evaluation = evaluate(worlds, policy, options.episodes, seed, recipe.name)
     finally:
         worlds.close()
-    print(evaluation.summary)
-    print(evaluation.resolution)
+    print(evaluation.summary, evaluation.resolution, sep="\n")
     return 0
 
 
@@ -382,8 +380,7 @@ def doctor_command(words: Sequence[str]) -> int:
     from palaestra.launch.inspect import inspect
 
     findings = inspect(Path(words[1])) if words else doctor()
-    for finding in findings:
-        print(finding)
+    print("\n".join(map(str, findings)))
     return int(bool(words) and any(finding.state == "missing" for finding in findings))
 
 
@@ -394,6 +391,5 @@ def bench_command(words: Sequence[str]) -> int:
     if len(words) != 1 or words[0] not in BENCHES:
         print(f"palaestra bench BENCH, where BENCH is one of {', '.join(BENCHES)}; a bench takes no options")
         return 2
-    result = BENCHES[words[0]]()
-    print(json.dumps(result, indent=2))
+    print(json.dumps(BENCHES[words[0]](), indent=2))
     return 0
