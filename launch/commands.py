@@ -143,7 +143,8 @@ def film_command(words: Sequence[str]) -> int:
     except RenderError as error:
         print(f"no video: {error}")
         return 0
-    print("\n".join(f"video: {path}" for path in films))
+    for path in films:
+        print(f"video: {path}")
     return 0
 
 
