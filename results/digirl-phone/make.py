@@ -89,9 +89,9 @@ def draw(runs: dict[str, dict[int, dict[str, Any]]], summary: dict[str, Any]) ->
             window = [played[max(0, end - 5) : end] for end in range(1, len(played) + 1)]
             smooth = [100 * sum(row["rollout/success_once"] for row in part) / len(part) for part in window]
             right.plot([row["iteration"] for row in played], smooth, color=f"C{colour}", alpha=0.7)
-    left.set_xticks(range(3), ["imitation", "offline", "offline to online"])
+    left.set_xticks(range(3), ["imitation", "offline", "online"])
     left.set(ylabel="success, %", ylim=(0, 100), title="evaluations, pooled, 95 % intervals")
-    right.set(xlabel="round", ylim=(0, 100), title="while learning, mean of 5 rounds, a line a seed")
+    right.set(xlabel="round", ylim=(0, 100), title="while learning, mean of 5 rounds")
     left.legend(loc="lower right", fontsize=8)
     figure.tight_layout()
     figure.savefig(HERE / "summary.png", dpi=90)
