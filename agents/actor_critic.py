@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any, Generic, Literal, Protocol, Self, TypeVar
+from dataclasses import dataclass, fields, replace
+from typing import Any, Generic, Literal, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -74,19 +74,29 @@ class Judged:
     """[N]."""
 
 
-class _Batch(Protocol):
-    """Decisions as a learner evaluates them."""
+@dataclass(frozen=True, slots=True)
+class Decisions:
+    """N decisions as a learner evaluates them; subclasses add what was decided."""
 
-    @property
-    def weight(self) -> Tensor: ...
-    @property
-    def value(self) -> Tensor: ...
-    @property
-    def target(self) -> Tensor: ...
-    def __getitem__(self, rows: Tensor, /) -> Self: ...
+    observation: Observation
+    played: Tensor
+    """[N]: how many actions of the chunk."""
+    value: Tensor
+    """[N, V]: the critic's, when the decision was made."""
+    target: Tensor
+    """[N, V]."""
+    advantage: Tensor
+    """[N, V]."""
+    weight: Tensor
+    """[N]."""
+
+    def __getitem__(self, rows: Tensor) -> Self:
+        """Return some of them, in the order of `rows`."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return replace(self, **{name: value[rows] for name, value in values.items() if value is not None})
 
 
-B = TypeVar("B", bound=_Batch)
+B = TypeVar("B", bound=Decisions)
 
 
 class ActorCritic(ABC, Generic[B]):

@@ -12,13 +12,13 @@ those. Three forms of the decision process are offered:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from palaestra.agents.actor_critic import ActorCritic, ActorCriticConfig, value_head
+from palaestra.agents.actor_critic import ActorCritic, ActorCriticConfig, Decisions, value_head
 from palaestra.agents.core import Decision, Rollout
 from palaestra.agents.credit import Credit
 from palaestra.agents.flow.likelihood import Transitions, transitions
@@ -66,10 +66,9 @@ class PiRLConfig(ActorCriticConfig):
 
 
 @dataclass(frozen=True, slots=True)
-class _Batch:
-    """N decisions whose outcome is known."""
+class _Batch(Decisions):
+    """Chains of denoising."""
 
-    observation: Observation
     context: Context | None
     """What the network made of the observations, where that does not change while it learns."""
     points: Tensor
@@ -78,21 +77,6 @@ class _Batch:
     """[N, J]: the transitions whose densities count."""
     level: Tensor
     """[N, K]."""
-    played: Tensor
-    """[N]."""
-    value: Tensor
-    """[N, V]: the critic's, when the decision was made."""
-    target: Tensor
-    """[N, V]."""
-    advantage: Tensor
-    """[N, V]."""
-    weight: Tensor
-    """[N]."""
-
-    def __getitem__(self, rows: Tensor) -> _Batch:
-        values = (getattr(self, entry.name) for entry in fields(self))
-        kept: list[Any] = [None if value is None else value[rows] for value in values]
-        return _Batch(*kept)
 
 
 class PiRL(ActorCritic[_Batch]):
@@ -183,8 +167,8 @@ class PiRL(ActorCritic[_Batch]):
         with torch.no_grad():
             context = self.network.observe(views) if config.reuse and self.network.settled else None
         return _Batch(
-            views, context, flat(rollout.trace["points"]), index, level, flat(rollout.played),
-            judged.value, judged.target, judged.advantage, judged.weight,
+            views, flat(rollout.played), judged.value, judged.target, judged.advantage, judged.weight,
+            context, flat(rollout.trace["points"]), index, level,
         )  # fmt: skip
 
     def _old(self, batch: _Batch) -> Tensor:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from palaestra.agents.actor_critic import ActorCritic, value_head
+from palaestra.agents.actor_critic import ActorCritic, Decisions, value_head
 from palaestra.agents.core import Decision, Rollout
 from palaestra.agents.flow.pi_rl import PiRLConfig
 from palaestra.agents.grpo.objective import Objective, loss
@@ -20,29 +19,13 @@ from palaestra.envs.core import Observation
 
 
 @dataclass(frozen=True, slots=True)
-class _Batch:
-    """N decisions whose outcome is known."""
+class _Batch(Decisions):
+    """What was said."""
 
-    observation: Observation
     context: Prefix | None
     """What the network made of the observations, where that does not change while it learns."""
     tokens: Tensor
     """[N, L]."""
-    played: Tensor
-    """[N]."""
-    value: Tensor
-    """[N, 1]."""
-    target: Tensor
-    """[N, 1]."""
-    advantage: Tensor
-    """[N, 1]."""
-    weight: Tensor
-    """[N]."""
-
-    def __getitem__(self, rows: Tensor) -> _Batch:
-        values = (getattr(self, entry.name) for entry in fields(self))
-        kept: list[Any] = [None if value is None else value[rows] for value in values]
-        return _Batch(*kept)
 
 
 class TokenRL(ActorCritic[_Batch]):
@@ -103,7 +86,7 @@ class TokenRL(ActorCritic[_Batch]):
             context = self.network.observe(views) if self.config.reuse and self.network.settled else None
         tokens, played = (part.flatten(0, 1)[judged.slots] for part in (rollout.trace["tokens"], rollout.played))
         return _Batch(
-            views, context, tokens, played, judged.value, judged.target, judged.advantage, judged.weight
+            views, played, judged.value, judged.target, judged.advantage, judged.weight, context, tokens
         )
 
     def _old(self, batch: _Batch) -> Tensor:
