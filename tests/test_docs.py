@@ -16,6 +16,8 @@ from palaestra.launch.recipes import CONVERSATIONS, RECIPES, TUNINGS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+GUIDED = {"found-rl-driving": "vmr+awag"}
+"""What the runs are called that a row is about, where a record holds others beside them."""
 
 
 def example(name: str) -> str:
@@ -80,15 +82,30 @@ def test_every_named_world_recipe_and_file_is_there() -> None:
         assert (ROOT / path).exists(), path
 
 
+def rates(folder: Path, name: str) -> dict[str, str]:
+    """Return a record's rates by stage, in per cent: of its run, or pooled over the runs (seeds) of one name."""
+    paths = [folder / "result.json"] if (folder / "result.json").exists() else sorted(folder.glob("*/result.json"))
+    documents = [document for path in paths if (document := json.loads(path.read_text()))["recipe"] == name]
+    won: dict[str, list[int]] = {}
+    for entry in (entry for document in documents for entry in document["evaluations"]):
+        total = won.setdefault(entry["name"], [0, 0])
+        total[0] += round(entry["success_once"] * entry["episodes"])
+        total[1] += entry["episodes"]
+    return {stage: f"{100 * successes / episodes:.1f}" for stage, (successes, episodes) in won.items()}
+
+
 def test_the_table_repeats_what_the_results_say() -> None:
-    """A rate in the table is the rate of the run in the row's folder."""
-    rows = re.findall(r"^\| \[`([\w-]+)`\]\((results/[\w-]+)\) \|.*?\| ([\d.]+) .*?\| ([\d.]+) ", README, re.MULTILINE)
-    assert rows, "the README has no table of results"
+    """A rate in the table is the rate of the runs in the row's folder."""
+    rows = re.findall(r"^\| \[`([\w-]+)`\]\((results/[\w-]+)\) \| ([\d.]+) .*?\| ([\d.]+) ", README, re.MULTILINE)
+    assert len(rows) > 5, "the README has no table of results"
     for name, folder, before, after in rows:
-        document = json.loads((ROOT / folder / "result.json").read_text())
-        assert document["recipe"] == name
-        rates = {entry["name"]: f"{100 * entry['success_once']:.1f}" for entry in document["evaluations"]}
-        assert (rates["before"], rates["after"]) == (before, after), (folder, rates)
+        summary = ROOT / folder / "summary.json"
+        if summary.exists():  # phones keep counts in place of lists of episodes
+            stages = json.loads(summary.read_text())["digirl"]
+            found = {stage: f"{100 * entry['rate']:.1f}" for stage, entry in stages.items()}
+        else:
+            found = rates(ROOT / folder, GUIDED.get(name, name))
+        assert (found["before"], found["after"]) == (before, after), (folder, found)
 
 
 @pytest.mark.parametrize("run", ["push-cube", "pick-cube"])

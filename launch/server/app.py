@@ -161,7 +161,8 @@ class App:
         """Serve one request, or the start and end of the server (ASGI 3)."""
         if scope["type"] == "lifespan":
             return await self._live(receive, send)
-        call = Call(scope["method"], scope["path"], dict(scope["headers"]), receive, send, scope["query_string"])
+        query = scope.get("query_string", b"")
+        call = Call(scope["method"], scope["path"], dict(scope["headers"]), receive, send, query)
         try:
             answer = await self._serve(call)
         except GoneError:
