@@ -131,6 +131,11 @@ class VLAConfig(PolicyConfig):
     rank: int = 8
     """lora: rank of an adapter."""
 
+    @property
+    def adapters(self) -> int:
+        """Rank of the backbone's adapters; 0 where neither stage trains any."""
+        return self.rank if "lora" in (self.imitation, self.reinforcement) else 0
+
 
 @dataclass(frozen=True)
 class VLARecipe(Recipe):

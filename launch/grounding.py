@@ -45,7 +45,7 @@ def _place(recipe: VLARecipe) -> Path:
     policy, world = recipe.policy, recipe.world
     cause = {
         "grounding": dataclasses.asdict(recipe.grounding),
-        "base": policy.base, "image_size": policy.image_size, "width": policy.width,
+        "base": policy.base, "image_size": policy.image_size, "width": policy.width, "adapters": policy.adapters,
         "world": world.id, "options": dict(world.options), "torch": torch.__version__,
     }  # fmt: skip
     digest = hashlib.blake2b(json.dumps(cause, sort_keys=True).encode(), digest_size=8).hexdigest()

@@ -136,14 +136,14 @@ def make_vla_policy(recipe: VLARecipe, spec: WorldSpec) -> FlowPolicy | TokenPol
     if policy.base in DEFAULTS or (policy.base and is_policy(Path(policy.base))):
         return _make_lerobot_policy(recipe, spec)
     checkpoint = backbone_checkpoint(policy.base, policy.image_size, policy.width)
-    rank = policy.rank if "lora" in (policy.imitation, policy.reinforcement) else 0
     built: FlowPolicy | TokenPolicy
     if policy.head == "tokens":
-        built = token_policy(spec, checkpoint, policy.horizon, policy.bins, rank)
+        built = token_policy(spec, checkpoint, policy.horizon, policy.bins, policy.adapters)
     else:
         built = vla_policy(
-            spec, checkpoint, policy.horizon, policy.steps, policy.hidden, policy.layers, policy.noise_bounds, rank
-        )
+            spec, checkpoint, policy.horizon, policy.steps, policy.hidden, policy.layers, policy.noise_bounds,
+            policy.adapters,
+        )  # fmt: skip
     assert isinstance(built.network, Reader)
     built.network.tune(policy.reinforcement)
     return built.to(recipe.world.device)
