@@ -27,6 +27,8 @@ __all__ = ["Recording", "RenderError", "Single", "record", "write_video"]
 
 SMALLEST = 256  # pixels: smaller frames are enlarged, so that the caption can be read
 HOLD = 1.0  # seconds for which the last frame, with the verdict, stays
+DARK = (30, 30, 34)
+COLOURS = {"success": (30, 130, 60), "no success": (170, 50, 40), "broke": (120, 60, 140)}  # behind verdicts
 
 
 class RenderError(RuntimeError):
@@ -147,7 +149,8 @@ def _record_one(
         _encode(video, frames, line, steps)
         if last is not None:
             verdict_word = "broke" if fault else "success" if success else "no success"
-            video.add(np.stack([_captioned(last, line, verdict_word)] * max(1, round(HOLD * fps))))
+            spoken = verdict_word if fault or success else f"{verdict_word} in {steps} steps"
+            video.add(np.stack([_captioned(last, line, spoken, COLOURS[verdict_word])] * max(1, round(HOLD * fps))))
         if video.count:
             video.close()
     except BaseException:
@@ -205,7 +208,7 @@ def _encode(video: VideoWriter, frames: list[np.ndarray], line: str, steps: int)
     frames.clear()
 
 
-def _captioned(frame: np.ndarray, line: str, word: str) -> np.ndarray:
+def _captioned(frame: np.ndarray, line: str, word: str, colour: tuple[int, int, int] = DARK) -> np.ndarray:
     """Return a frame, enlarged if small, over a strip with a line and, on the right, a word."""
     from PIL import Image, ImageDraw, ImageFont
 
@@ -213,8 +216,7 @@ def _captioned(frame: np.ndarray, line: str, word: str) -> np.ndarray:
     frame = frame.repeat(scale, 0).repeat(scale, 1)
     width = frame.shape[1]
     size = max(12, width // 24)
-    colors = {"success": (30, 130, 60), "no success": (170, 50, 40), "broke": (120, 60, 140)}
-    strip = Image.new("RGB", (width, 2 * size), colors.get(word, (30, 30, 34)))
+    strip = Image.new("RGB", (width, 2 * size), colour)
     pen, font = ImageDraw.Draw(strip), ImageFont.load_default(size)
     right = width - size // 2 - int(pen.textlength(word, font))
     pen.text((right, size // 3), word, (255, 255, 255), font)

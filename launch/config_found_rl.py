@@ -59,14 +59,14 @@ class FoundRLRecipe:
     """Learning and guidance."""
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     """Who advises."""
-    iterations: int = 12
+    iterations: int = 9
     """Spells of playing and learning."""
     decisions: int = 20
     """Decisions of each world in a spell; something is learnt after each."""
     every: int = 3
     """Spells between boundaries, where the policy is evaluated and saved and all worlds start afresh."""
-    episodes: int = 64
-    """Episodes of an evaluation at a boundary."""
+    episodes: int = 128
+    """Episodes of an evaluation at a boundary; as many as there are worlds take no longer than fewer."""
     final_episodes: int = 128
     """Episodes of the evaluations before and after."""
     stop_at: float = 2.0

@@ -10,6 +10,9 @@ from palaestra.envs.registry import source
 from palaestra.launch.config import EVALUATION_SEED, AnyRecipe, VLARecipe
 from palaestra.launch.train import evaluation_options, load_policy, make_worlds
 
+BEFORE = 150
+"""Steps that the policy before training is filmed for at most: a car that stands still is soon understood."""
+
 
 def film(run: Path, recipe: AnyRecipe, checkpoint: str | None = None, name: str = "after") -> list[Path]:
     """Film the first episodes of the evaluation; return the videos.
@@ -39,6 +42,8 @@ def film(run: Path, recipe: AnyRecipe, checkpoint: str | None = None, name: str 
         try:
             policy = load_policy(run, recipe, worlds.spec, checkpoint)
             limit = worlds.spec.max_steps
+            if name == "before":
+                limit = min(limit or BEFORE, BEFORE)
         finally:
             worlds.close()
         # Where words matter, the film shows what was asked for; its name says whose policy it is.

@@ -240,3 +240,19 @@ def test_pictures_alone_are_enough() -> None:
 def test_what_cannot_work_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         FoundRLConfig(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("temperature", "wide"), [(FoundRLConfig().entropy, True), (0.05, False)])
+def test_rewards_that_tell_nothing_leave_exploration_wide(temperature: float, wide: bool) -> None:
+    """A small first temperature lets the actor settle on what early critics get wrong, as it did in the recipe."""
+    torch.manual_seed(0)
+    config = replace(CONFIG, entropy=temperature, actor_rate=1e-3, critic_rate=1e-3)
+    aim, learner = Aim(), FoundRL(SPEC, WORLDS, config, decisions=40)
+    seen, metrics = aim.show(), {}
+    learner.restart()
+    for _ in range(40):
+        action = learner.act(seen).action
+        assert isinstance(action, Tensor)
+        seen = aim.show()
+        metrics = learner.learn(rollout(action, 5 * torch.randn(WORLDS), seen))
+    assert (metrics["train/entropy"] > 0) == wide, metrics["train/entropy"]
