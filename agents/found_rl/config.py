@@ -112,8 +112,8 @@ class FoundRLConfig:
     gradient_clip: float = 10.0
     """Largest norm of a network's gradient."""
     entropy: float = 1.0
-    """sac: the first temperature α; it adapts towards an entropy of -A nats for A numbers in an action. A small one, such
-    as 0.05, ends exploration before the critics know what a collision costs."""
+    """sac: the first temperature α; it adapts towards an entropy of -A nats for A numbers in an action. A small one,
+    such as 0.05, ends exploration before the critics know what a collision costs."""
     noise: tuple[float, float] = (0.6, 0.1)
     """drqv2: standard deviation of exploration at the start and from `noise_end` on."""
     noise_end: float = 0.6
