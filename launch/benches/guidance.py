@@ -24,8 +24,8 @@ SETTLE = 1.0
 def guidance(
     worlds: int = 64,
     rate: float = 50.0,
-    rounds: int = 3,
-    seconds: float = 1.5,
+    rounds: int = 5,
+    seconds: float = 2.0,
     output: Path | None = Path("results/bench-guidance.json"),
 ) -> dict[str, Any]:
     """Measure how fast `found-rl-driving` (VMR and AWAG) plays and learns, and how much of that a teacher leaves.

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from palaestra.agents.found_rl.config import QueryConfig
-from palaestra.agents.found_rl.queries import Query
+from palaestra.agents.found_rl.queries import TOGETHER, Query
 
 
 def test_every_kth_view_of_each_world() -> None:
@@ -49,9 +49,22 @@ def test_no_more_than_so_many_a_second() -> None:
     for decision in range(1000):
         now[0] += 0.01
         asked += len(query.choose(decision, None, 0))
-    assert 195 <= asked <= 201
+    assert 200 - TOGETHER <= asked <= 201
     now[0] += 100  # a long pause saves up one second's worth, no more
     assert sum(len(query.choose(decision, None, 0)) for decision in range(10)) <= 20
+
+
+def test_what_is_allowed_a_second_is_asked_together() -> None:
+    now = [0.0]
+    query = Query(QueryConfig(most_a_second=50), 64, clock=lambda: now[0])
+    sizes = []
+    for decision in range(1000):
+        now[0] += 0.01
+        sizes.append(len(query.choose(decision, None, 0)))
+    assert sum(sizes) > 480 and set(sizes) == {0, TOGETHER}
+    slow = Query(QueryConfig(most_a_second=2), 64, clock=lambda: now[0])  # less than that is ever saved up
+    now[0] += 1
+    assert len(slow.choose(0, None, 0)) == 2
 
 
 @pytest.mark.parametrize(
