@@ -24,7 +24,7 @@ SETTLE = 1.0
 def guidance(
     worlds: int = 64,
     rate: float = 50.0,
-    rounds: int = 5,
+    rounds: int = 4,
     seconds: float = 2.0,
     output: Path | None = Path("results/bench-guidance.json"),
 ) -> dict[str, Any]:
