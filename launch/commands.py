@@ -203,7 +203,7 @@ def evaluate_command(words: Sequence[str]) -> int:
 
     recipe = from_json(options.run / "config.json")
     if options.held_out:
-        return _held_out(options.run, recipe, options.episodes)
+        return _held_out(options.run, recipe, options.episodes, options.count)
     worlds = make_worlds(recipe, options.count)
     try:
         policy = load_policy(options.run, recipe, worlds.spec, options.checkpoint)
@@ -215,13 +215,13 @@ def evaluate_command(words: Sequence[str]) -> int:
     return 0
 
 
-def _held_out(run: Path, recipe: Any, episodes: int) -> int:
+def _held_out(run: Path, recipe: Any, episodes: int, count: int | None) -> int:
     from palaestra.launch.config import Recipe
     from palaestra.launch.held_out import held_out
 
     if not isinstance(recipe, Recipe):
         raise ValueError(f"--held-out measures runs on tabletop/* worlds; {run} is of another kind.")
-    for evaluation in held_out(run, recipe, episodes):
+    for evaluation in held_out(run, recipe, episodes, count):
         print(evaluation.summary, flush=True)
     print(f"result: {run / 'held_out.json'}")
     return 0

@@ -13,7 +13,8 @@ import tyro
 from palaestra.agents.digirl.config import DigiRLConfig
 from palaestra.agents.flow.imitation import ImitationConfig
 from palaestra.agents.flow.pi_rl import PiRLConfig
-from palaestra.agents.vla.backbone import Tuning
+from palaestra.agents.vla.adapters import Tuning
+from palaestra.agents.vla.augmentation import AugmentationConfig
 from palaestra.agents.vla.grounding import GroundingConfig
 from palaestra.agents.vlm.questions import Family
 from palaestra.agents.vlm.sft import SFTConfig
@@ -147,6 +148,8 @@ class VLARecipe(Recipe):
     """The network."""
     grounding: GroundingConfig = field(default_factory=GroundingConfig)
     """Before demonstrations, the whole backbone learns to point at what instructions name."""
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    """Of the pictures that grounding and imitation show."""
 
 
 @dataclass(frozen=True)

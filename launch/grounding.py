@@ -36,7 +36,7 @@ def grounded(recipe: VLARecipe, backbone: Backbone) -> Iterator[dict[str, float]
         if not recipe.policy.base:
             backbone.fit({name: picture[:64] for name, picture in view.images.items()})
         backbone.tune("full")
-        yield from ground(backbone, view, places, config)
+        yield from ground(backbone, view, places, config, recipe.augmentation)
     write_atomically(kept, save({name: value.contiguous() for name, value in backbone.state_dict().items()}))
 
 
@@ -44,7 +44,7 @@ def _place(recipe: VLARecipe) -> Path:
     """Return where the outcome is kept: in the user's cache, named by everything that it depends on."""
     policy, world = recipe.policy, recipe.world
     cause = {
-        "grounding": dataclasses.asdict(recipe.grounding),
+        "grounding": dataclasses.asdict(recipe.grounding), "augmentation": dataclasses.asdict(recipe.augmentation),
         "base": policy.base, "image_size": policy.image_size, "width": policy.width, "adapters": policy.adapters,
         "world": world.id, "options": dict(world.options), "torch": torch.__version__,
     }  # fmt: skip

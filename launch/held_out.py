@@ -38,10 +38,16 @@ class Misled:
         return self.policy.act(replace(observation, images=shifted))
 
 
-def held_out(run: Path, recipe: Recipe, episodes: int) -> Iterator[Evaluation]:
+def held_out(run: Path, recipe: Recipe, episodes: int, count: int | None = None) -> Iterator[Evaluation]:
     """Evaluate a run's policies before and after reinforcement on every split of tables, and misled; yield each.
 
     The outcome is written to `held_out.json` of the run's folder.
+
+    Args:
+        run: The folder.
+        recipe: The run's.
+        episodes: Of each evaluation.
+        count: Tables at once; by default as many as the recipe trains on.
 
     Raises:
         ValueError: The run's worlds are no tables.
@@ -50,12 +56,12 @@ def held_out(run: Path, recipe: Recipe, episodes: int) -> Iterator[Evaluation]:
         raise ValueError(f"{recipe.world.id} has no held-out splits; tabletop/* worlds have: {', '.join(SPLITS)}.")
     entries: list[dict[str, Any]] = []
     splits = [split for split in SPLITS if split not in NEEDLESS or recipe.world.id != "tabletop/drawer-v0"]
-    for stage in ("before", "after"):
-        for split in splits:
-            world = replace(recipe.world, options={**recipe.world.options, "split": split})
-            worlds = make_worlds(replace(recipe, world=world))
-            try:
-                policy = load_policy(run, recipe, worlds.spec, "000000" if stage == "before" else None)
+    for split in splits:
+        world = replace(recipe.world, options={**recipe.world.options, "split": split})
+        worlds = make_worlds(replace(recipe, world=world), count)
+        try:
+            for stage, saved in (("before", "000000"), ("after", None)):
+                policy = load_policy(run, recipe, worlds.spec, saved)
                 played: list[tuple[str, Policy]] = [(f"{stage}, {split}", policy)]
                 if split == "train":
                     played += [(f"{stage}, other {sense}", Misled(policy, sense)) for sense in SENSES]
@@ -63,8 +69,8 @@ def held_out(run: Path, recipe: Recipe, episodes: int) -> Iterator[Evaluation]:
                     evaluation = evaluate(worlds, player, episodes, EVALUATION_SEED, name)
                     entries.append(_entry(evaluation))
                     yield evaluation
-            finally:
-                worlds.close()
+        finally:
+            worlds.close()
     result = {"recipe": recipe.name, "world": recipe.world.id, "seed": recipe.seed, "evaluations": entries}
     write_atomically(run / "held_out.json", json.dumps(result | provenance(), indent=2).encode() + b"\n")
 

@@ -114,7 +114,11 @@ CONVERSATIONS: dict[str, ConversationRecipe] = {recipe.name: recipe for recipe i
 """Recipes of a third kind: agents that talk to worlds of tools."""
 
 
-DEMOS = {"robot": ("pi-rl-push-cube",), "driving": ("found-rl-driving", "--guidance", "vmr+awag", "--stop-at", "0.9")}
+DEMOS = {
+    "robot": ("pi-rl-push-cube",),
+    "driving": ("found-rl-driving", "--guidance", "vmr+awag", "--stop-at", "0.9"),
+    "table": ("vla-tabletop",),
+}
 """What each demo trains; the first one is shown where none is named."""
 
 

@@ -158,9 +158,9 @@ def _make_lerobot_policy(recipe: VLARecipe, spec: WorldSpec) -> FlowPolicy:
             "take --policy.head flow --grounding.steps 0."
         )
     if policy.base in DEFAULTS:
-        built = tiny_policy(policy.base, spec, policy.horizon, policy.steps, policy.noise_bounds)
+        built = tiny_policy(policy.base, spec, policy.horizon, policy.steps, policy.noise_bounds, policy.adapters)
     else:
-        built = policy_for(spec, Path(policy.base), policy.steps, policy.noise_bounds)
+        built = policy_for(spec, Path(policy.base), policy.steps, policy.noise_bounds, policy.adapters)
     assert isinstance(built.network, LeRobotNetwork)
     built.network.tune(policy.reinforcement)
     return built.to(recipe.world.device)
@@ -228,10 +228,12 @@ class PiRLRun(WorldsRun):
         say(f"imitation: {recipe.demonstrations.episodes} demonstrations from {recipe.demonstrations.source}")
         episodes = demonstrations(recipe.demonstrations, recipe.world)
         metrics: dict[str, float] = {}
+        augment = None
         if isinstance(recipe, VLARecipe):
             metrics = self._ground(recipe)
             self._reader().tune(recipe.policy.imitation)
-        metrics |= self._follow(imitate(self.learner.policy, episodes, recipe.imitation))
+            augment = recipe.augmentation if recipe.augmentation.active else None
+        metrics |= self._follow(imitate(self.learner.policy, episodes, recipe.imitation, augment))
         if isinstance(recipe, VLARecipe):
             self._reader().tune(recipe.policy.reinforcement)
         metrics["time/imitation"] = time.perf_counter() - started

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,8 +24,8 @@ class ImitationConfig:
     learning_rate: float = 1e-3
     """Adam's step size at the start; it falls to zero along a cosine."""
     reuse: bool = False
-    """Read each demonstrated view once where its reading is not trained (a frozen backbone); holds all that was read in
-    memory."""
+    """Read each demonstrated view once where its reading is not trained (a frozen backbone) and its pictures are not
+    changed anew each time (augmentation); holds all that was read in memory."""
 
 
 class Reader(Protocol):
@@ -101,8 +101,19 @@ def windows(episodes: Sequence[Episode], horizon: int) -> Windows:
     return Windows(Observation.concatenate(views), torch.cat(actions), torch.cat(masks))
 
 
-def imitate(policy: Imitator, episodes: Sequence[Episode], config: ImitationConfig) -> Iterator[dict[str, float]]:
+def imitate(
+    policy: Imitator,
+    episodes: Sequence[Episode],
+    config: ImitationConfig,
+    augment: Callable[[Observation], Observation] | None = None,
+) -> Iterator[dict[str, float]]:
     """Fit the policy to demonstrations, its normalisers first; yield metrics every hundredth of the way.
+
+    Args:
+        policy: Trained in place.
+        episodes: The demonstrations.
+        config: How.
+        augment: Changes the views of each gradient step.
 
     Raises:
         FloatingPointError: The loss is not finite.
@@ -110,12 +121,17 @@ def imitate(policy: Imitator, episodes: Sequence[Episode], config: ImitationConf
     data = windows(episodes, policy.network.horizon)
     policy.fit(data.observation, data.action[data.mask])
     with torch.no_grad():
-        read = policy.network.observe(data.observation) if config.reuse and policy.network.settled else None
+        once = config.reuse and policy.network.settled and augment is None
+        read = policy.network.observe(data.observation) if once else None
     optimiser = torch.optim.AdamW(policy.parameters(), lr=config.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps)
     for step in range(config.steps):
         index = torch.randint(len(data.action), (min(config.batch, len(data.action)),))
-        context = policy.network.observe(data.observation[index]) if read is None else read[index]
+        if read is None:
+            seen = data.observation[index]
+            context = policy.network.observe(seen if augment is None else augment(seen))
+        else:
+            context = read[index]
         loss = policy.imitation_loss(context, data.action[index], data.mask[index])
         optimiser.zero_grad()
         loss.backward()

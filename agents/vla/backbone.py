@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from palaestra.agents.vla import adapters
+from palaestra.agents.vla.adapters import Tuning
 from palaestra.agents.vlm.checkpoint import Checkpoint
 from palaestra.envs.core import Observation
-
-Tuning = Literal["frozen", "lora", "full"]
-"""What of a backbone is trained: nothing, low-rank adapters of the language model, or every weight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +91,8 @@ class Backbone(nn.Module):
         self.register_buffer("_mean", torch.tensor(images.image_mean).view(3, 1, 1))
         self.register_buffer("_std", torch.tensor(images.image_std).view(3, 1, 1))
         self._known: dict[str, list[int]] = {}
-        self.adapted = rank > 0
-        if self.adapted:
-            from peft import LoraConfig, inject_adapter_in_model
-
-            adapters = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
-            inject_adapter_in_model(adapters, self.model.language_model)
+        if rank:
+            adapters.adapt(self.model.language_model, rank)
         self.tune("frozen")
         self.eval()
 
@@ -112,11 +107,8 @@ class Backbone(nn.Module):
         Raises:
             ValueError: Adapters are to be trained, but there are none.
         """
-        if tuning == "lora" and not self.adapted:
-            raise ValueError("tuning is 'lora', but the backbone was made without adapters: give it a rank, such as 8.")
+        adapters.tune(self.model, tuning)
         self.tuning = tuning
-        for name, weight in self.model.named_parameters():
-            weight.requires_grad_(tuning == "full" or (tuning == "lora" and "lora_" in name))
 
     def fit(self, images: Mapping[str, Tensor]) -> None:
         """Take mean and standard deviation of colours from pictures [N, H, W, 3]; only for weights fresh from the dice.

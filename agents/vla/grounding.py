@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from palaestra.agents.metrics import require_finite
+from palaestra.agents.vla.augmentation import Augment
 from palaestra.agents.vla.backbone import Backbone
 from palaestra.envs.core import Observation
 
@@ -35,7 +36,11 @@ class GroundingConfig:
 
 
 def ground(
-    backbone: Backbone, view: Observation, places: Tensor, config: GroundingConfig
+    backbone: Backbone,
+    view: Observation,
+    places: Tensor,
+    config: GroundingConfig,
+    augment: Augment | None = None,
 ) -> Iterator[dict[str, float]]:
     """Fit a backbone, of which `tune` has said what is trained; yield metrics every hundredth of the way.
 
@@ -44,6 +49,7 @@ def ground(
         view: N views.
         places: [N, P], the numbers that say where what their instructions name is.
         config: How.
+        augment: Changes the views of each gradient step.
 
     Raises:
         FloatingPointError: The loss is not finite.
@@ -57,7 +63,8 @@ def ground(
     errors: list[Tensor] = []
     for step in range(config.steps):
         rows = torch.randint(len(places), (config.batch,), device=places.device)
-        guess = head(backbone(view[rows], places.new_zeros(len(rows), 0)).mean())
+        seen = view[rows] if augment is None else augment(view[rows])
+        guess = head(backbone(seen, places.new_zeros(len(rows), 0)).mean())
         loss = ((guess - places[rows]) ** 2).mean()
         optimiser.zero_grad()
         loss.backward()

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from palaestra.agents.normalise import Normaliser
-from palaestra.agents.vla.backbone import Backbone, Prefix, Tuning
+from palaestra.agents.vla.adapters import Tuning
+from palaestra.agents.vla.backbone import Backbone, Prefix
 from palaestra.envs.core import Observation
 
 

@@ -92,6 +92,14 @@ class TokenPolicy(nn.Module):
         """Decide by the likeliest tokens."""
         return Decision(self.to_actions(self.network.decode(self.network.observe(observation), greedy=True)))
 
+    def size(self, observation: Observation) -> int:
+        """Return about how many tokens the network reads of one world: worlds of like size are decided for together.
+
+        Raises:
+            ValueError: The network cannot read it, such as an instruction that is too long.
+        """
+        return self.network.size(observation)
+
     def to_actions(self, tokens: Tensor) -> Tensor:
         """Return what tokens [N, L] stand for: [N, C, A], in the action bounds."""
         bins = tokens.unflatten(1, (self.network.horizon, self.network.width))[:, : self.chunk]

@@ -19,6 +19,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from palaestra.agents.flow.policy import FlowPolicy
+from palaestra.agents.vla.adapters import merged
 from palaestra.agents.vla.lerobot import pi0, smolvla
 from palaestra.agents.vla.lerobot.format import (
     ACTION,
@@ -67,6 +68,7 @@ def read_policy(
     steps: int | None = None,
     dtype: torch.dtype = torch.float32,
     noise_bounds: tuple[float, float] = (0.08, 0.16),
+    rank: int = 0,
 ) -> FlowPolicy:
     """Return the policy that LeRobot saved in a folder, its backbone frozen.
 
@@ -80,6 +82,7 @@ def read_policy(
         steps: Denoising steps; by default the policy's own.
         dtype: Of backbone and expert.
         noise_bounds: Flow-Noise: smallest and largest standard deviation of a transition.
+        rank: Of fresh adapters of the language model; 0 for none.
 
     Raises:
         FormatError: The folder holds another kind of policy, or one that does not fit; what is wrong is named.
@@ -90,6 +93,8 @@ def read_policy(
     source = Source(settings, processors, words, _unused(folder), frozenset(masked))
     network = _network(folder, source, noise_bounds=noise_bounds)
     _load(network, folder, dtype)
+    if rank:
+        network.adapt(rank)
     width = settings.action
     bounds = np.full(width, -np.inf) if low is None else low, np.full(width, np.inf) if high is None else high
     scale = normaliser(processors, settings, ACTION, path)
@@ -116,7 +121,11 @@ def is_policy(path: Path) -> bool:
 
 
 def policy_for(
-    spec: WorldSpec, path: Path, steps: int | None = None, noise_bounds: tuple[float, float] = (0.08, 0.16)
+    spec: WorldSpec,
+    path: Path,
+    steps: int | None = None,
+    noise_bounds: tuple[float, float] = (0.08, 0.16),
+    rank: int = 0,
 ) -> FlowPolicy:
     """Return the policy in a folder for worlds that show what it sees, within their bounds of actions.
 
@@ -125,6 +134,7 @@ def policy_for(
         path: The folder.
         steps: Denoising steps; by default the policy's own.
         noise_bounds: Flow-Noise: smallest and largest standard deviation of a transition.
+        rank: Of fresh adapters of the language model; 0 for none.
 
     Raises:
         FormatError: see `read_policy`; or the worlds show or take something else.
@@ -145,14 +155,14 @@ def policy_for(
     box = spec.action
     assert isinstance(box, spaces.Box)
     return read_policy(
-        path, low=box.low, high=box.high, chunk=spec.chunk, steps=steps, noise_bounds=noise_bounds
+        path, low=box.low, high=box.high, chunk=spec.chunk, steps=steps, noise_bounds=noise_bounds, rank=rank
     )
 
 
 def write_policy(policy: FlowPolicy, path: Path) -> Path:
     """Write a policy as LeRobot would, with its tokenizer beside it; the statistics are those of the policy.
 
-    Flow-Noise's head is not written: deployed, a policy follows the ODE.
+    Adapters are merged into the weights. Flow-Noise's head is not written: deployed, a policy follows the ODE.
 
     Returns:
         `path`.
@@ -212,11 +222,11 @@ def open_folder(path: Path) -> Folder:
 
 
 def lerobot_tensors(network: LeRobotNetwork) -> dict[str, Tensor]:
-    """Return the weights of a network that LeRobot's file holds, by LeRobot's names."""
+    """Return the weights of a network that LeRobot's file holds, by LeRobot's names, adapters merged into them."""
     names: Mapping[str, str] = _BUILT[network.settings.kind].NAMES
     return {
         next(theirs + name.removeprefix(own) for own, theirs in names.items() if name.startswith(own)): weight
-        for name, weight in network.named_parameters()
+        for name, weight in merged(network)
         if not name.startswith(OURS)
     }
 

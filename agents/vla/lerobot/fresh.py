@@ -63,6 +63,7 @@ def fresh_policy(
     steps: int = 10,
     wide: int = 32,
     noise_bounds: tuple[float, float] = (0.08, 0.16),
+    rank: int = 0,
 ) -> FlowPolicy:
     """Return an untrained policy for worlds, its statistics still to be fitted.
 
@@ -75,6 +76,7 @@ def fresh_policy(
         steps: K.
         wide: The width that proprioception and actions are padded to.
         noise_bounds: Flow-Noise: smallest and largest standard deviation of a transition.
+        rank: Of adapters of the language model; 0 for none.
 
     Raises:
         ValueError: The worlds show less, or the tokenizer has more words.
@@ -96,18 +98,25 @@ def fresh_policy(
     network: LeRobotNetwork = built.build(
         _shapes(kind, size), source, unfitted(made, STATE), noise_bounds=noise_bounds
     )
+    if rank:
+        network.adapt(rank)
     return FlowPolicy(network, action.low, action.high, spec.chunk, steps, unfitted(made, ACTION))
 
 
 def tiny_policy(
-    kind: Kind, spec: WorldSpec, horizon: int, steps: int = 10, noise_bounds: tuple[float, float] = (0.08, 0.16)
+    kind: Kind,
+    spec: WorldSpec,
+    horizon: int,
+    steps: int = 10,
+    noise_bounds: tuple[float, float] = (0.08, 0.16),
+    rank: int = 0,
 ) -> FlowPolicy:
     """Return an untrained tiny policy with a tokenizer of its own; see `fresh_policy`."""
     from palaestra.agents.vlm.tiny import CORPUS, train_tokenizer
 
     size = TINY[kind]
     tokenizer = train_tokenizer(CORPUS, size.vocabulary, 2048)
-    return fresh_policy(kind, spec, size, tokenizer, horizon, steps, noise_bounds=noise_bounds)
+    return fresh_policy(kind, spec, size, tokenizer, horizon, steps, noise_bounds=noise_bounds, rank=rank)
 
 
 def _settings(

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from palaestra.agents.flow.network import NoiseHead
 from palaestra.agents.flow.samplers import Field
-from palaestra.agents.vla.backbone import Prefix, Tuning
+from palaestra.agents.vla import adapters
+from palaestra.agents.vla.adapters import Tuning
+from palaestra.agents.vla.backbone import Prefix
 from palaestra.agents.vla.lerobot.expert import Expert
 from palaestra.agents.vla.lerobot.format import Settings
 from palaestra.agents.vla.lerobot.processors import Processors
@@ -65,19 +67,28 @@ class LeRobotNetwork(nn.Module):
         self.action_in_proj = nn.Linear(self.width, expert.shape.width)
         self.action_out_proj = nn.Linear(expert.shape.width, self.width)
         self.noise = NoiseHead(expert.shape.width, self.horizon, self.width, noise_bounds)
+        self._join(expert.shape.width)
         self.tune("frozen")
         self.eval()
 
+    @property
+    @abstractmethod
+    def language(self) -> Any:
+        """The backbone's language model."""
+
+    def adapt(self, rank: int) -> None:
+        """Give the language model adapters, to be trained by `tune("lora")`; written back, they are merged into it."""
+        adapters.adapt(self.language, rank)
+        self.tune(self.tuning)
+
     def tune(self, tuning: Tuning) -> None:
-        """Choose whether the backbone is trained from now on.
+        """Choose what of the backbone is trained from now on.
 
         Raises:
-            ValueError: Adapters are to be trained, which LeRobot's files have no place for.
+            ValueError: Adapters are to be trained, but there are none.
         """
-        if tuning == "lora":
-            raise ValueError("tuning is 'lora'; LeRobot's policies are trained 'frozen' (the expert alone) or 'full'.")
+        adapters.tune(self.backbone, tuning)
         self.tuning = tuning
-        self.backbone.requires_grad_(tuning == "full")
 
     def train(self, mode: bool = True) -> LeRobotNetwork:
         """Stay as deployed: dropout would make stored and recomputed log-probabilities differ."""
@@ -134,6 +145,10 @@ class LeRobotNetwork(nn.Module):
         return torch.cat([context.mean().float(), context.state], 1)
 
     @abstractmethod
+    def _join(self, width: int) -> None:
+        """Make the layers through which proprioception and time enter, for an expert of a width."""
+
+    @abstractmethod
     def _pictures(self, pictures: list[Tensor]) -> Tensor:
         """Return the tokens of all cameras' pictures, each [N, H, W, 3] uint8, as [N, P, E]."""
 
@@ -149,10 +164,10 @@ class LeRobotNetwork(nn.Module):
     def _suffix(self, context: Prefix, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the suffix [N, S, W], which of it sees which [S, S] bool, and the condition [N, W] of the norms."""
 
-    def _run(self, model: Any, embedded: Tensor, sees: Tensor, real: Tensor, state: Tensor) -> Prefix:
-        """Run a language model over embedded tokens [N, P, E], where `sees` [N, 1, P, P] says which sees which."""
+    def _run(self, embedded: Tensor, sees: Tensor, real: Tensor, state: Tensor) -> Prefix:
+        """Run the language model over embedded tokens [N, P, E], where `sees` [N, 1, P, P] says which sees which."""
         place = (real.cumsum(1) - 1).clamp(min=0)  # padding has a place too, which nothing sees
-        read = model(inputs_embeds=embedded, attention_mask=sees, position_ids=place, use_cache=True)
+        read = self.language(inputs_embeds=embedded, attention_mask=sees, position_ids=place, use_cache=True)
         layers = read.past_key_values.layers
         keys, values = tuple(layer.keys for layer in layers), tuple(layer.values for layer in layers)
         return Prefix(keys, values, real, read.last_hidden_state, state)

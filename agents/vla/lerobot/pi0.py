@@ -38,16 +38,12 @@ BORDER = -3.0
 class PI0Network(LeRobotNetwork):
     """π0 or π0.5."""
 
-    def __init__(
-        self,
-        source: Source,
-        backbone: Any,
-        expert: Expert,
-        normaliser: Statistics,
-        noise_bounds: tuple[float, float] = (0.08, 0.16),
-    ) -> None:
-        super().__init__(source, backbone, expert, normaliser, noise_bounds)
-        width = expert.shape.width
+    @property
+    def language(self) -> Any:
+        """Gemma."""
+        return self.backbone.language_model
+
+    def _join(self, width: int) -> None:
         if self.settings.kind == "pi0":
             self.state_proj = nn.Linear(int(self.settings["max_state_dim"]), width)
             self.action_time_mlp_in, self.action_time_mlp_out = nn.Linear(2 * width, width), nn.Linear(width, width)
@@ -62,12 +58,12 @@ class PI0Network(LeRobotNetwork):
         return torch.cat(tokens.chunk(len(pictures)), 1)
 
     def _words(self, ids: Tensor) -> Tensor:
-        embedded: Tensor = self.backbone.language_model.embed_tokens(ids)  # scales by √E, as Gemma does
+        embedded: Tensor = self.language.embed_tokens(ids)  # scales by √E, as Gemma does
         return embedded
 
     def _read(self, embedded: Tensor, real: Tensor, state: Tensor) -> Prefix:
         sees = real[:, None, None].expand(-1, 1, real.shape[1], -1)
-        return self._run(self.backbone.language_model, embedded, sees, real, state)
+        return self._run(embedded, sees, real, state)
 
     def _suffix(self, context: Prefix, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         actions = self.action_in_proj(x)

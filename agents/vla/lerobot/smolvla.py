@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from palaestra.agents.vla.backbone import Prefix, Tuning
+from palaestra.agents.vla.adapters import Tuning
+from palaestra.agents.vla.backbone import Prefix
 from palaestra.agents.vla.lerobot.expert import THETA, Expert, Shape, time_embedding
 from palaestra.agents.vla.lerobot.network import LeRobotNetwork, Source, depth
 from palaestra.agents.vla.lerobot.pictures import fitted
@@ -37,25 +38,19 @@ BORDER = -1.0
 class SmolVLANetwork(LeRobotNetwork):
     """SmolVLA."""
 
-    def __init__(
-        self,
-        source: Source,
-        backbone: Any,
-        expert: Expert,
-        normaliser: Statistics,
-        noise_bounds: tuple[float, float] = (0.08, 0.16),
-    ) -> None:
-        super().__init__(source, backbone, expert, normaliser, noise_bounds)
-        width = expert.shape.width
-        self.state_proj = nn.Linear(int(self.settings["max_state_dim"]), backbone.config.text_config.hidden_size)
+    @property
+    def language(self) -> Any:
+        """Llama."""
+        return self.backbone.text_model
+
+    def _join(self, width: int) -> None:
+        self.state_proj = nn.Linear(int(self.settings["max_state_dim"]), self.backbone.config.text_config.hidden_size)
         self.action_time_mlp_in, self.action_time_mlp_out = nn.Linear(2 * width, width), nn.Linear(width, width)
-        self.tune("frozen")
 
     def tune(self, tuning: Tuning) -> None:
-        """Choose whether the backbone is trained, and with it the proprioception's way in, which lies before it."""
+        """Choose what of the backbone is trained, and with it the proprioception's way in, which lies before it."""
         super().tune(tuning)
-        if hasattr(self, "state_proj"):
-            self.state_proj.requires_grad_(tuning == "full")
+        self.state_proj.requires_grad_(not self.settled)
 
     def _pictures(self, pictures: list[Tensor]) -> Tensor:
         size = self.settings.image_size
@@ -65,7 +60,7 @@ class SmolVLANetwork(LeRobotNetwork):
         return torch.cat(tokens.chunk(len(pictures)), 1) * math.sqrt(tokens.shape[-1])
 
     def _words(self, ids: Tensor) -> Tensor:
-        embedded: Tensor = self.backbone.text_model.get_input_embeddings()(ids)
+        embedded: Tensor = self.language.get_input_embeddings()(ids)
         return embedded * math.sqrt(embedded.shape[-1])
 
     def _read(self, embedded: Tensor, real: Tensor, state: Tensor) -> Prefix:
@@ -74,7 +69,7 @@ class SmolVLANetwork(LeRobotNetwork):
         real = nn.functional.pad(real, (0, 1), value=True)
         sees = real[:, None, None].repeat(1, 1, real.shape[1], 1)
         sees[:, :, :-1, -1] = False
-        return self._run(self.backbone.text_model, embedded, sees, real, state)
+        return self._run(embedded, sees, real, state)
 
     def _suffix(self, context: Prefix, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         actions = self.action_in_proj(x)

@@ -11,31 +11,15 @@ from palaestra.agents.core import Rollout
 from palaestra.agents.flow.imitation import ImitationConfig, imitate
 from palaestra.agents.flow.pi_rl import PiRLConfig
 from palaestra.agents.rollout import Collector
-from palaestra.agents.vla.backbone import Tuning
+from palaestra.agents.vla.adapters import Tuning
 from palaestra.agents.vla.policy import backbone_checkpoint, token_policy
 from palaestra.agents.vla.token_learner import TokenRL
 from palaestra.agents.vla.token_policy import TokenPolicy
 from palaestra.agents.vla.tokens import log_probability, played_tokens, to_actions, to_tokens
 from palaestra.envs.core import Observation, Worlds
 from palaestra.envs.manipulation.tabletop.world import demonstrate
-from palaestra.envs.registry import make
 
 LOW, HIGH = torch.tensor([-1.0, 0.0]), torch.tensor([1.0, 0.5])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def worlds() -> Worlds:
-    return make("tabletop/pick-place-v0", 4, chunk=2, pixels=32)
-
-
-@pytest.fixture(scope="module")
-def view(worlds: Worlds) -> Observation:
-    return worlds.reset(seed=0).observation
 
 
 def fresh(worlds: Worlds, tuning: Tuning = "full", bins: int = 16) -> TokenPolicy:

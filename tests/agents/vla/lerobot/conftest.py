@@ -18,11 +18,6 @@ HERE = Path(__file__).parent
 KINDS = ("smolvla", "pi0", "pi05")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="session")
 def reference() -> ModuleType:
     """The script that made the numbers."""

@@ -10,16 +10,14 @@ from palaestra.agents.vla.lerobot.checkpoint import policy_for, read_policy, wri
 from palaestra.agents.vla.lerobot.format import FormatError
 from palaestra.agents.vla.lerobot.fresh import tiny_policy
 from palaestra.envs import lerobot
-from palaestra.envs.core import WorldSpec
+from palaestra.envs.core import Worlds, WorldSpec
 from palaestra.envs.episode import Episode
 from palaestra.envs.manipulation.tabletop.world import demonstrate
 from palaestra.envs.registry import make
 
 
 @pytest.fixture(scope="module")
-def spec() -> WorldSpec:
-    worlds = make("tabletop/pick-place-v0", 1, chunk=2, pixels=32)
-    worlds.close()
+def spec(worlds: Worlds) -> WorldSpec:
     return worlds.spec
 
 
@@ -73,6 +71,6 @@ def test_worlds_and_sizes_that_do_not_fit(spec: WorldSpec, tmp_path: Path) -> No
     with pytest.raises(ValueError, match="n_action_steps is 2; it is 1 to chunk_size, 1"):
         tiny_policy("pi0", spec, horizon=1)
     policy = tiny_policy("pi0", spec, horizon=4)
-    with pytest.raises(ValueError, match="'lora'; LeRobot's policies are trained 'frozen'"):
+    with pytest.raises(ValueError, match="'lora', but the backbone was made without adapters"):
         policy.network.tune("lora")  # type: ignore[attr-defined]
     assert read_policy(write_policy(policy, tmp_path / "pi0")).steps == 10

@@ -20,21 +20,15 @@ from palaestra.agents.vla.lerobot.pictures import fitted
 from palaestra.agents.vla.lerobot.words import binned, prompt
 from palaestra.agents.vlm.tiny import CORPUS, train_tokenizer
 from palaestra.envs.core import Observation, Worlds
-from palaestra.envs.registry import make
 
 KINDS: tuple[Kind, ...] = ("smolvla", "pi0", "pi05")
 
 
-@pytest.fixture(scope="module")
-def worlds() -> Worlds:
-    return make("tabletop/pick-place-v0", 4, chunk=2, pixels=32)
-
-
-def fresh(kind: Kind, worlds: Worlds) -> tuple[FlowPolicy, LeRobotNetwork]:
+def fresh(kind: Kind, worlds: Worlds, rank: int = 0) -> tuple[FlowPolicy, LeRobotNetwork]:
     """Return an untrained tiny policy for the tables."""
     torch.manual_seed(0)
     tokenizer = train_tokenizer(CORPUS, 640, 2048)
-    policy = fresh_policy(kind, worlds.spec, TINY[kind], tokenizer, horizon=3, steps=3, wide=8)
+    policy = fresh_policy(kind, worlds.spec, TINY[kind], tokenizer, horizon=3, steps=3, wide=8, rank=rank)
     assert isinstance(policy.network, LeRobotNetwork)
     return policy, policy.network
 
@@ -79,28 +73,32 @@ def test_only_what_is_played_counts(kind: Kind, worlds: Worlds) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("tuning", ["frozen", "full"])
+@pytest.mark.parametrize("tuning", ["frozen", "lora", "full"])
 def test_imitation_and_export(kind: Kind, tuning: str, worlds: Worlds, tmp_path: Path) -> None:
     """The loss falls, what is frozen stays, and the written folder decides as the trained policy does."""
     from palaestra.envs.manipulation.tabletop.world import demonstrate
 
-    policy, network = fresh(kind, worlds)
+    policy, network = fresh(kind, worlds, rank=2 if tuning == "lora" else 0)
     network.tune(tuning)  # type: ignore[arg-type]
     before = weights(network)
-    config = ImitationConfig(steps=10, batch=8, learning_rate=3e-3)
+    config = ImitationConfig(steps=24, batch=8, learning_rate=3e-3)
     losses = [metrics["train/imitation_loss"] for metrics in imitate(policy, demonstrate(1, seed=5, pixels=32), config)]
-    assert sum(losses[-3:]) < 0.95 * sum(losses[:3])
+    assert sum(losses[-8:]) < 0.95 * sum(losses[:8])
     moved = {name for name, weight in network.named_parameters() if not torch.equal(weight, before[name])}
-    assert any(name.startswith("backbone.") for name in moved) == (tuning == "full")
-    if tuning == "full":
-        return
+    deep = {name for name in moved if name.startswith("backbone.")}
+    assert bool(deep) == (tuning != "frozen") and network.settled == (tuning == "frozen")
+    assert tuning != "lora" or all(".lora_" in name for name in deep)
+    assert ("state_proj.weight" in moved) == (kind == "pi0" or (kind == "smolvla" and tuning != "frozen"))
     spec = worlds.spec
     read = read_policy(write_policy(policy, tmp_path / "policy"), low=spec.action.low, high=spec.action.high)  # type: ignore[union-attr]
     view = worlds.reset(seed=3).observation
     torch.manual_seed(0)
     first = policy.act(view).action
     torch.manual_seed(0)
-    assert torch.equal(first, read.act(view).action)  # type: ignore[arg-type]
+    # Merged adapters add up in another order than beside the weights.
+    tolerance = 1e-5 if tuning == "lora" else 0.0
+    torch.testing.assert_close(read.act(view).action, first, atol=tolerance, rtol=0)
+    assert not any("lora" in name for name in read.state_dict())
 
 
 @pytest.mark.parametrize("kind", KINDS)
