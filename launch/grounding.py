@@ -20,6 +20,9 @@ from palaestra.launch.config import VLARecipe
 from palaestra.launch.files import write_atomically
 from palaestra.launch.randomness import seeded
 
+METHOD = 2
+"""Raised where what is kept would come out otherwise from the same options: what was kept before is left alone."""
+
 
 def grounded(recipe: VLARecipe, backbone: Backbone) -> Iterator[dict[str, float]]:
     """Teach a recipe's fresh backbone to point; yield metrics on the way, none where the outcome is already kept.
@@ -32,11 +35,12 @@ def grounded(recipe: VLARecipe, backbone: Backbone) -> Iterator[dict[str, float]
         return
     config, world = recipe.grounding, recipe.world
     with seeded(config.seed):
-        view, places = pointing(config.views, config.seed, **{**WORLDS[world.id].keywords, **world.options})
+        options = {"device": world.device, **WORLDS[world.id].keywords, **world.options}
+        lessons = pointing(config.batch, config.seed, **options)
         if not recipe.policy.base:
-            backbone.fit({name: picture[:64] for name, picture in view.images.items()})
+            backbone.fit(next(lessons)[0].images)
         backbone.tune("full")
-        yield from ground(backbone, view, places, config, recipe.augmentation)
+        yield from ground(backbone, lessons, config, recipe.augmentation)
     write_atomically(kept, save({name: value.contiguous() for name, value in backbone.state_dict().items()}))
 
 
@@ -44,6 +48,7 @@ def _place(recipe: VLARecipe) -> Path:
     """Return where the outcome is kept: in the user's cache, named by everything that it depends on."""
     policy, world = recipe.policy, recipe.world
     cause = {
+        "method": METHOD,
         "grounding": dataclasses.asdict(recipe.grounding), "augmentation": dataclasses.asdict(recipe.augmentation),
         "base": policy.base, "image_size": policy.image_size, "width": policy.width, "adapters": policy.adapters,
         "world": world.id, "options": dict(world.options), "torch": torch.__version__,

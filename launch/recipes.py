@@ -81,9 +81,9 @@ VLA_TABLETOP = VLARecipe(
         chunk=4,
         options={"objects": 2, "kinds": 4, "scenes": 1, "pixels": 32},
     ),
-    policy=VLAConfig(horizon=4, steps=2, hidden=64, image_size=16, width=64, imitation="frozen"),
+    policy=VLAConfig(horizon=4, steps=2, hidden=64, image_size=32, width=64, imitation="frozen"),
     # A backbone with random weights has to learn first what a pre-trained one knows: where things are.
-    grounding=GroundingConfig(steps=300, views=16384),
+    grounding=GroundingConfig(steps=400),
     demonstrations=DemonstrationConfig(episodes=50, noise=0.2),
     imitation=ImitationConfig(steps=500, batch=64, learning_rate=2e-3, reuse=True),
     pi_rl=PiRLConfig(form="full", ratio="action", discount=0.9, epochs=6, batch=128, actor_rate=3e-4, anneal=40),

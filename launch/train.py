@@ -21,6 +21,7 @@ from palaestra.agents.vla.reader import Reader
 from palaestra.agents.vla.token_learner import TokenRL
 from palaestra.agents.vla.token_policy import TokenPolicy
 from palaestra.envs.core import Worlds, WorldSpec
+from palaestra.envs.manipulation.tabletop.pointing import PLACES
 from palaestra.envs.registry import make
 from palaestra.launch import checkpoint
 from palaestra.launch.config import (
@@ -136,13 +137,14 @@ def make_vla_policy(recipe: VLARecipe, spec: WorldSpec) -> FlowPolicy | TokenPol
     if policy.base in DEFAULTS or (policy.base and is_policy(Path(policy.base))):
         return _make_lerobot_policy(recipe, spec)
     checkpoint = backbone_checkpoint(policy.base, policy.image_size, policy.width)
+    points = PLACES if recipe.grounding.steps else 0
     built: FlowPolicy | TokenPolicy
     if policy.head == "tokens":
-        built = token_policy(spec, checkpoint, policy.horizon, policy.bins, policy.adapters)
+        built = token_policy(spec, checkpoint, policy.horizon, policy.bins, policy.adapters, points)
     else:
         built = vla_policy(
             spec, checkpoint, policy.horizon, policy.steps, policy.hidden, policy.layers, policy.noise_bounds,
-            policy.adapters,
+            policy.adapters, points,
         )  # fmt: skip
     assert isinstance(built.network, Reader)
     built.network.tune(policy.reinforcement)

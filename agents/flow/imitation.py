@@ -118,21 +118,21 @@ def imitate(
     Raises:
         FloatingPointError: The loss is not finite.
     """
-    data = windows(episodes, policy.network.horizon)
+    data, device = windows(episodes, policy.network.horizon), next(policy.parameters()).device
     policy.fit(data.observation, data.action[data.mask])
     with torch.no_grad():
         once = config.reuse and policy.network.settled and augment is None
-        read = policy.network.observe(data.observation) if once else None
+        read = policy.network.observe(data.observation.to(device)) if once else None
     optimiser = torch.optim.AdamW(policy.parameters(), lr=config.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps)
     for step in range(config.steps):
         index = torch.randint(len(data.action), (min(config.batch, len(data.action)),))
         if read is None:
-            seen = data.observation[index]
+            seen = data.observation[index].to(device)
             context = policy.network.observe(seen if augment is None else augment(seen))
         else:
-            context = read[index]
-        loss = policy.imitation_loss(context, data.action[index], data.mask[index])
+            context = read[index.to(device)]
+        loss = policy.imitation_loss(context, data.action[index].to(device), data.mask[index].to(device))
         optimiser.zero_grad()
         loss.backward()
         gradient = torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)

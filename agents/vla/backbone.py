@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from palaestra.agents.vla import adapters
 from palaestra.agents.vla.adapters import Tuning
+from palaestra.agents.vla.pointing import expected_places
 from palaestra.agents.vlm.checkpoint import Checkpoint
 from palaestra.envs.core import Observation
 
@@ -31,6 +32,9 @@ class Prefix:
     """[N, P] bool: False where a shorter instruction is padded."""
     hidden: Tensor
     """[N, P, E]: the last layer's output."""
+    scores: Tensor
+    """[N, K, T]: how much each of the first picture's tokens looks like each of the K things that a backbone has learnt
+    to point at; K is 0 where it has not."""
     state: Tensor
     """[N, S]: the normalised proprioception; of width 0 where there is none."""
 
@@ -52,12 +56,18 @@ class Prefix:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Prefix:
         keys, values = (tuple(map(change, parts)) for parts in (self.keys, self.values))
-        return Prefix(keys, values, change(self.real), change(self.hidden), change(self.state))
+        return Prefix(
+            keys, values, change(self.real), change(self.hidden), change(self.scores), change(self.state)
+        )
 
     def mean(self) -> Tensor:
         """Return the mean output over real tokens, [N, E]: what V_vlm reads."""
         weight = self.real[..., None].to(self.hidden.dtype)
         return (self.hidden * weight).sum(1) / weight.sum(1)
+
+    def points(self) -> Tensor:
+        """Return where the things are in the first picture that the backbone points at, [N, 2 K] in [-1, 1]."""
+        return expected_places(self.scores).flatten(1)
 
 
 class Backbone(nn.Module):
@@ -67,7 +77,12 @@ class Backbone(nn.Module):
     _std: Tensor
 
     def __init__(
-        self, checkpoint: Checkpoint, cameras: Mapping[str, tuple[int, int, int]], longest: int, rank: int = 0
+        self,
+        checkpoint: Checkpoint,
+        cameras: Mapping[str, tuple[int, int, int]],
+        longest: int,
+        rank: int = 0,
+        points: int = 0,
     ) -> None:
         """Take a checkpoint's model; nothing of it is trained until `tune` says so.
 
@@ -76,6 +91,7 @@ class Backbone(nn.Module):
             cameras: The pictures that will be seen, by name: height, width, channels.
             longest: Tokens that an instruction may have.
             rank: Of the adapters of the language model's linear layers; 0 for none.
+            points: K, the things that it can learn to point at in the first camera's picture (`grounding.py`).
 
         Raises:
             ValueError: The checkpoint does not see, or there are no cameras.
@@ -91,6 +107,7 @@ class Backbone(nn.Module):
         self.register_buffer("_mean", torch.tensor(images.image_mean).view(3, 1, 1))
         self.register_buffer("_std", torch.tensor(images.image_std).view(3, 1, 1))
         self._known: dict[str, list[int]] = {}
+        self.pointer = nn.Linear(self.text.hidden_size, points)
         if rank:
             adapters.adapt(self.model.language_model, rank)
         self.tune("frozen")
@@ -101,6 +118,11 @@ class Backbone(nn.Module):
         """The language model's configuration."""
         return self.model.language_model.config
 
+    @property
+    def width(self) -> int:
+        """What `Prefix.mean` and `Prefix.points` are wide together."""
+        return int(self.text.hidden_size) + 2 * self.pointer.out_features
+
     def tune(self, tuning: Tuning) -> None:
         """Choose what is trained from now on.
 
@@ -108,6 +130,7 @@ class Backbone(nn.Module):
             ValueError: Adapters are to be trained, but there are none.
         """
         adapters.tune(self.model, tuning)
+        self.pointer.requires_grad_(tuning == "full")
         self.tuning = tuning
 
     def fit(self, images: Mapping[str, Tensor]) -> None:
@@ -147,7 +170,9 @@ class Backbone(nn.Module):
             )
             layers = read.past_key_values.layers
             keys, values = tuple(layer.keys for layer in layers), tuple(layer.values for layer in layers)
-            return Prefix(keys, values, real, read.last_hidden_state, state)
+            hidden = read.last_hidden_state
+            scores = self.pointer(hidden[:, : pictures.shape[1] // len(self.cameras)]).transpose(1, 2)
+            return Prefix(keys, values, real, hidden, scores, state)
 
     def tokens(self, line: str) -> list[int]:
         """Return an instruction as tokens.

@@ -2,8 +2,8 @@
 
 The suffix is [proprioception; noisy actions]. Each of its layers attends to the keys and values of one layer of the
 backbone beside its own (π0). Blocks are causal: the prefix does not see the suffix, so that it is computed once;
-proprioception does not see the actions; actions see all. Beside proprioception enters the mean of the backbone's
-outputs: what it concluded, which keys and values hold only in pieces.
+proprioception does not see the actions; actions see all. Beside proprioception enters what the backbone concluded: the
+mean of its outputs, which keys and values hold only in pieces, and where it points.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class VLANetwork(Reader):
         self.horizon, self.width = horizon, width
         heads, groups = text.num_attention_heads, text.num_key_value_heads
         head = getattr(text, "head_dim", None) or text.hidden_size // heads
-        self.enter_state = nn.Linear(text.hidden_size + state, hidden)
+        self.enter_state = nn.Linear(backbone.width + state, hidden)
         self.enter = mlp([width + 32, hidden, hidden])
         self.layers = nn.ModuleList(ExpertLayer(hidden, heads, groups, head) for _ in range(layers))
         self.norm = nn.RMSNorm(hidden)

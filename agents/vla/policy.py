@@ -59,6 +59,7 @@ def vla_policy(
     layers: int = 3,
     noise_bounds: tuple[float, float] = (0.08, 0.16),
     rank: int = 0,
+    points: int = 0,
 ) -> FlowPolicy:
     """Return a flow policy over pictures, instructions and proprioception, its backbone frozen and its expert fresh.
 
@@ -66,13 +67,13 @@ def vla_policy(
         ValueError: The worlds show no pictures or no text, or their actions are not a one-dimensional box.
     """
     action = _actions(spec)
-    backbone = Backbone(checkpoint, spec.images, LONGEST, rank)
+    backbone = Backbone(checkpoint, spec.images, LONGEST, rank, points)
     network = VLANetwork(backbone, spec.state or 0, horizon, action.shape[0], hidden, layers, noise_bounds)
     return FlowPolicy(network, action.low, action.high, spec.chunk, steps)
 
 
 def token_policy(
-    spec: WorldSpec, checkpoint: Checkpoint, horizon: int, bins: int = BINS, rank: int = 0
+    spec: WorldSpec, checkpoint: Checkpoint, horizon: int, bins: int = BINS, rank: int = 0, points: int = 0
 ) -> TokenPolicy:
     """Return a policy that says its actions token by token, its backbone frozen and the actions' words fresh.
 
@@ -80,7 +81,7 @@ def token_policy(
         ValueError: The worlds show no pictures or no text, or their actions are not a one-dimensional box with bounds.
     """
     action = _actions(spec)
-    backbone = Backbone(checkpoint, spec.images, LONGEST, rank)
+    backbone = Backbone(checkpoint, spec.images, LONGEST, rank, points)
     network = TokenNetwork(backbone, spec.state or 0, horizon, action.shape[0], bins)
     return TokenPolicy(network, action.low, action.high, spec.chunk)
 

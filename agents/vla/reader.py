@@ -54,5 +54,8 @@ class Reader(nn.Module):
         return max(len(self.backbone.tokens(line)) for line in observation.text)
 
     def summary(self, context: Prefix) -> Tensor:
-        """Return what V_vlm reads: the mean of the backbone's outputs, padding masked, and proprioception, [N, F]."""
-        return torch.cat([context.mean().float(), context.state], 1)
+        """Return what V_vlm reads, [N, F]: what the backbone concluded, and proprioception.
+
+        That is the mean of the backbone's outputs, padding masked, and where it points.
+        """
+        return torch.cat([context.mean().float(), context.points(), context.state], 1)

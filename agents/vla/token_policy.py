@@ -37,7 +37,7 @@ class TokenNetwork(Reader):
         size = backbone.text.hidden_size
         self.codes = nn.Embedding(bins, size)
         nn.init.normal_(self.codes.weight, std=0.05)
-        self.enter_state = nn.Linear(size + state, size)
+        self.enter_state = nn.Linear(backbone.width + state, size)
 
     @property
     def length(self) -> int:

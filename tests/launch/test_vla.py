@@ -74,7 +74,7 @@ def test_a_grounded_backbone_is_kept_for_the_next_seed(tmp_path: Path, monkeypat
     recipe = replace(
         SMALL,
         policy=replace(SMALL.policy, imitation="frozen"),
-        grounding=GroundingConfig(steps=4, views=16, batch=8),
+        grounding=GroundingConfig(steps=4, batch=8),
         imitation=ImitationConfig(steps=3, batch=4, reuse=True),
     )
     runs = [train(replace(recipe, seed=seed), tmp_path / str(seed)) for seed in (0, 1)]

@@ -170,7 +170,8 @@ class LeRobotNetwork(nn.Module):
         read = self.language(inputs_embeds=embedded, attention_mask=sees, position_ids=place, use_cache=True)
         layers = read.past_key_values.layers
         keys, values = tuple(layer.keys for layer in layers), tuple(layer.values for layer in layers)
-        return Prefix(keys, values, real, read.last_hidden_state, state)
+        hidden = read.last_hidden_state
+        return Prefix(keys, values, real, hidden, hidden.new_zeros(len(hidden), 0, 0), state)
 
     def padded(self, state: Tensor) -> Tensor:
         """Return proprioception [N, S] at the width that the policy takes, zeros behind it."""
@@ -221,7 +222,7 @@ def _joined(parts: list[Prefix]) -> Prefix:
     def layers(name: str) -> tuple[Tensor, ...]:
         return tuple(map(torch.cat, zip(*(getattr(part, name) for part in parts), strict=True)))
 
-    rest = (torch.cat([getattr(part, name) for part in parts]) for name in ("real", "hidden", "state"))
+    rest = (torch.cat([getattr(part, name) for part in parts]) for name in ("real", "hidden", "scores", "state"))
     return Prefix(layers("keys"), layers("values"), *rest)
 
 

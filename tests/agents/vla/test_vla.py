@@ -11,13 +11,14 @@ from palaestra.agents.flow.pi_rl import PiRL, PiRLConfig
 from palaestra.agents.flow.policy import FlowPolicy
 from palaestra.agents.flow.samplers import sample
 from palaestra.agents.rollout import Collector
-from palaestra.agents.vla.backbone import Prefix
+from palaestra.agents.vla.augmentation import AugmentationConfig
+from palaestra.agents.vla.backbone import Backbone, Prefix
 from palaestra.agents.vla.grounding import GroundingConfig, ground
 from palaestra.agents.vla.network import VLANetwork
 from palaestra.agents.vla.policy import LONGEST, backbone_checkpoint, vla_policy
 from palaestra.agents.vlm.tiny import IMAGE
 from palaestra.envs.core import Observation, Worlds
-from palaestra.envs.manipulation.tabletop.pointing import pointing
+from palaestra.envs.manipulation.tabletop.pointing import PLACES, pointing
 from palaestra.envs.manipulation.tabletop.world import demonstrate
 
 
@@ -257,18 +258,20 @@ def test_what_cannot_be_built_is_refused(worlds: Worlds) -> None:
 
 
 def test_pointing_is_learnt(worlds: Worlds) -> None:
-    """The error falls below that of always saying the middle, and only what is tuned moves."""
-    _, network = fresh(worlds)
-    view, places = pointing(256, seed=3, count=64, pixels=32, objects=1, receptacles=1, kinds=1, scenes=1)
-    assert view.images["overhead"].shape == (256, 32, 32, 3) and places.abs().max() <= 1
-    backbone = network.backbone
-    backbone.fit(view.images)
+    """Another picture's places are found, far better than by always saying the middle; otherwise lit ones too."""
+    torch.manual_seed(0)
+    backbone = Backbone(backbone_checkpoint("", 32, 32), worlds.spec.images, LONGEST, points=PLACES)
+    lessons = pointing(32, seed=3, pixels=32, objects=1, receptacles=1, kinds=1, scenes=1)
+    backbone.fit(next(lessons)[0].images)
     backbone.tune("full")
-    errors = [
-        metrics["train/pointing_error"]
-        for metrics in ground(backbone, view, places, GroundingConfig(steps=60, batch=32, learning_rate=3e-3))
-    ]
-    assert len(errors) == 60 and sum(errors[-5:]) / 5 < 0.8 * places.std(0).square().mean().sqrt()
+    light = AugmentationConfig(brightness=0.2)
+    config = GroundingConfig(steps=100, batch=32, learning_rate=4e-3)
+    errors = [metrics["train/pointing_error"] for metrics in ground(backbone, lessons, config, light)]
+    view, places = next(pointing(64, seed=4, pixels=32, objects=1, receptacles=1, kinds=1, scenes=1))
+    with torch.no_grad():
+        found = backbone(light(view), torch.zeros(64, 0)).points().unflatten(1, (2, 2))
+    error, spread = (found - places).square().mean().sqrt(), places.std(0).square().mean().sqrt()
+    assert len(errors) == 100 and error < 0.6 * spread, (error, spread)
 
 
 def test_colours_are_taken_from_pictures(worlds: Worlds) -> None:

@@ -1,9 +1,12 @@
 """Tables: episodes of their seeds, tasks that experts solve and chance does not, splits that hold out what they say."""
 
+from itertools import islice
+
 import pytest
 import torch
 
 from palaestra.envs.check import check
+from palaestra.envs.core import Observation
 from palaestra.envs.manipulation.tabletop.catalogue import OBJECTS, RECEPTACLES, SPLITS, TASKS, WORDINGS, Task
 from palaestra.envs.manipulation.tabletop.pointing import pointing
 from palaestra.envs.manipulation.tabletop.world import STEPS, TabletopEnv, demonstrate
@@ -180,14 +183,16 @@ def test_people_see_more_than_policies_and_the_same() -> None:
 def test_lessons_in_pointing_say_where_the_named_things_are() -> None:
     """An object's own colour is seen at its place in the overhead picture, at all stages of episodes; seeds repeat."""
     options = {"objects": 1, "receptacles": 1, "kinds": 2, "scenes": 1, "pixels": 64}
-    view, places = pointing(200, seed=7, count=64, **options)
-    again, same = pointing(200, seed=7, count=64, **options)
-    assert torch.equal(places, same) and view.text == again.text and len(view) == 200
+    lessons, again = (islice(pointing(64, seed=7, **options), 4) for _ in range(2))
+    views, places = zip(*lessons, strict=True)
+    for view, place, (same, there) in zip(views, places, again, strict=True):
+        assert view.text == same.text and torch.equal(place, there) and place.shape == (64, 2, 2)
+        assert torch.equal(view.images["side"], same.images["side"])
+    view, place = Observation.concatenate(views), torch.cat(places)
     named = [next(kind for kind in OBJECTS if f"the {kind.name}" in line) for line in view.text]
-    column = ((places[:, 0] / 1.15 + 1) * 32).long().clamp(0, 63)
-    row = ((1 - places[:, 1] / 1.15) * 32).long().clamp(0, 63)
-    seen = view.images["overhead"][torch.arange(200), row, column].float()
+    column, row = (((1 + part) * 32).long().clamp(0, 63) for part in (place[:, 0, 0], -place[:, 0, 1]))
+    seen = view.images["overhead"][torch.arange(256), row, column].float()
     meant = torch.tensor([kind.colour for kind in named]).float()
     right = (seen / seen.norm(dim=1, keepdim=True) - meant / meant.norm(dim=1, keepdim=True)).norm(dim=1) < 0.1
     assert right.float().mean() > 0.8  # fingers hide some
-    assert len({tuple(place) for place in places[:, 2:].tolist()}) > 64
+    assert len({tuple(goal) for goal in place[:, 1].tolist()}) > 64
