@@ -12,10 +12,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save
 
+from palaestra.agents.vla.adapters import own
 from palaestra.agents.vla.backbone import Backbone
 from palaestra.agents.vla.grounding import ground
 from palaestra.envs.manipulation.tabletop.pointing import pointing
 from palaestra.envs.manipulation.tabletop.world import WORLDS
+from palaestra.launch.checkpoint import require_same_layout
 from palaestra.launch.config import VLARecipe
 from palaestra.launch.files import write_atomically
 from palaestra.launch.randomness import seeded
@@ -31,7 +33,10 @@ def grounded(recipe: VLARecipe, backbone: Backbone) -> Iterator[dict[str, float]
     """
     kept = _place(recipe)
     if kept.is_file():
-        backbone.load_state_dict(load_file(kept))
+        mine, found = own(backbone.state_dict()), load_file(kept)
+        require_same_layout(mine, found, str(kept))
+        for name, value in mine.items():
+            value.copy_(found[name])
         return
     config, world = recipe.grounding, recipe.world
     with seeded(config.seed):
@@ -41,7 +46,7 @@ def grounded(recipe: VLARecipe, backbone: Backbone) -> Iterator[dict[str, float]
             backbone.fit(next(lessons)[0].images)
         backbone.tune("full")
         yield from ground(backbone, lessons, config, recipe.augmentation)
-    write_atomically(kept, save({name: value.contiguous() for name, value in backbone.state_dict().items()}))
+    write_atomically(kept, save({name: value.contiguous() for name, value in own(backbone.state_dict()).items()}))
 
 
 def _place(recipe: VLARecipe) -> Path:
@@ -50,7 +55,7 @@ def _place(recipe: VLARecipe) -> Path:
     cause = {
         "method": METHOD,
         "grounding": dataclasses.asdict(recipe.grounding), "augmentation": dataclasses.asdict(recipe.augmentation),
-        "base": policy.base, "image_size": policy.image_size, "width": policy.width, "adapters": policy.adapters,
+        "base": policy.base, "image_size": policy.image_size, "width": policy.width,
         "world": world.id, "options": dict(world.options), "torch": torch.__version__,
     }  # fmt: skip
     digest = hashlib.blake2b(json.dumps(cause, sort_keys=True).encode(), digest_size=8).hexdigest()

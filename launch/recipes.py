@@ -8,6 +8,7 @@ from dataclasses import replace
 from palaestra.agents.flow.imitation import ImitationConfig
 from palaestra.agents.flow.pi_rl import PiRLConfig
 from palaestra.agents.found_rl.config import FoundRLConfig
+from palaestra.agents.vla.augmentation import AugmentationConfig
 from palaestra.agents.vla.grounding import GroundingConfig
 from palaestra.launch.config import (
     AnyRecipe,
@@ -84,12 +85,27 @@ VLA_TABLETOP = VLARecipe(
     policy=VLAConfig(horizon=4, steps=2, hidden=64, image_size=32, width=64, imitation="frozen"),
     # A backbone with random weights has to learn first what a pre-trained one knows: where things are.
     grounding=GroundingConfig(steps=400),
+    # Of one table in one light: without other colours, a table of other colours is none.
+    augmentation=AugmentationConfig(brightness=0.3, contrast=0.4, saturation=0.5, hue=0.05),
     demonstrations=DemonstrationConfig(episodes=50, noise=0.2),
-    imitation=ImitationConfig(steps=500, batch=64, learning_rate=2e-3, reuse=True),
+    imitation=ImitationConfig(steps=500, batch=64, learning_rate=2e-3),
     pi_rl=PiRLConfig(form="full", ratio="action", discount=0.9, epochs=6, batch=128, actor_rate=3e-4, anneal=40),
     reward=RewardConfig(success=1.0, world=1.0),
     iterations=40,
     decisions=8,
+)
+
+VLA_PICK_PLACE = replace(
+    VLA_TABLETOP,
+    name="vla-pick-place",
+    world=replace(VLA_TABLETOP.world, id="tabletop/pick-place-v0", count=64),
+    # Which of several things is meant has to be read, where a table has only one drawer.
+    grounding=GroundingConfig(steps=1000),
+    demonstrations=DemonstrationConfig(episodes=100, noise=0.2),
+    imitation=replace(VLA_TABLETOP.imitation, steps=1000),
+    pi_rl=replace(VLA_TABLETOP.pi_rl, batch=256, anneal=80),
+    iterations=80,
+    decisions=10,
 )
 
 FOUND_RL_DRIVING = FoundRLRecipe(learner=FoundRLConfig(guidance="vmr+awag"))
@@ -98,7 +114,9 @@ DIGIRL_PHONE = DigiRLRecipe()
 
 RECIPES: dict[str, AnyRecipe] = {
     recipe.name: recipe
-    for recipe in (REACH, PUSH_CUBE, PICK_CUBE, STACK_CUBE, VLA_TABLETOP, FOUND_RL_DRIVING, DIGIRL_PHONE)
+    for recipe in (
+        REACH, PUSH_CUBE, PICK_CUBE, STACK_CUBE, VLA_TABLETOP, VLA_PICK_PLACE, FOUND_RL_DRIVING, DIGIRL_PHONE,
+    )
 }
 
 TINY_VLM = TuningRecipe()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
 Tuning = Literal["frozen", "lora", "full"]
-"""What of a backbone is trained: nothing, low-rank adapters of the language model, or every weight."""
+"""What of a backbone is trained: nothing, low-rank adapters of the language model, or every weight of its own."""
 OURS = ".lora_"
 """In the names of an adapter's weights."""
 
@@ -30,7 +30,12 @@ def tune(backbone: nn.Module, tuning: Tuning) -> None:
     if tuning == "lora" and not any(OURS in name for name in weights):
         raise ValueError("tuning is 'lora', but the backbone was made without adapters: give it a rank, such as 8.")
     for name, weight in weights.items():
-        weight.requires_grad_(tuning == "full" or (tuning == "lora" and OURS in name))
+        weight.requires_grad_(tuning == ("lora" if OURS in name else "full"))
+
+
+def own(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the entries of a `state_dict` that are no adapter's, by the names that they have without adapters."""
+    return {name.replace(".base_layer.", "."): value for name, value in state.items() if OURS not in name}
 
 
 def merged(network: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -107,7 +107,7 @@ class Backbone(nn.Module):
         self.register_buffer("_mean", torch.tensor(images.image_mean).view(3, 1, 1))
         self.register_buffer("_std", torch.tensor(images.image_std).view(3, 1, 1))
         self._known: dict[str, list[int]] = {}
-        self.pointer = nn.Linear(self.text.hidden_size, points)
+        self.pointer = nn.Parameter(torch.zeros(points, self.text.hidden_size))
         if rank:
             adapters.adapt(self.model.language_model, rank)
         self.tune("frozen")
@@ -121,7 +121,7 @@ class Backbone(nn.Module):
     @property
     def width(self) -> int:
         """What `Prefix.mean` and `Prefix.points` are wide together."""
-        return int(self.text.hidden_size) + 2 * self.pointer.out_features
+        return int(self.text.hidden_size) + 2 * len(self.pointer)
 
     def tune(self, tuning: Tuning) -> None:
         """Choose what is trained from now on.
@@ -171,7 +171,7 @@ class Backbone(nn.Module):
             layers = read.past_key_values.layers
             keys, values = tuple(layer.keys for layer in layers), tuple(layer.values for layer in layers)
             hidden = read.last_hidden_state
-            scores = self.pointer(hidden[:, : pictures.shape[1] // len(self.cameras)]).transpose(1, 2)
+            scores = self.pointer @ hidden[:, : pictures.shape[1] // len(self.cameras)].transpose(1, 2)
             return Prefix(keys, values, real, hidden, scores, state)
 
     def tokens(self, line: str) -> list[int]:

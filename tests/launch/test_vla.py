@@ -87,8 +87,12 @@ def test_a_grounded_backbone_is_kept_for_the_next_seed(tmp_path: Path, monkeypat
         assert torch.equal(first[key], value) and torch.equal(second[key], value)
     rows = [json.loads(line) for line in (runs[0] / "metrics.jsonl").read_text().splitlines()]
     assert "train/pointing_error" in rows[0]
-    train(replace(recipe, policy=replace(recipe.policy, reinforcement="lora")), tmp_path / "adapted")
-    assert len([*(tmp_path / "cache").rglob("*.safetensors")]) == 2, "a backbone with adapters is another one"
+    adapted = train(replace(recipe, policy=replace(recipe.policy, reinforcement="lora")), tmp_path / "adapted")
+    assert [*(tmp_path / "cache").rglob("*.safetensors")] == [kept], "taught without adapters, which come later"
+    third = checkpoint.load(adapted / "checkpoints" / "000001")[0]
+    key = "learner.policy.network.backbone.model.language_model.layers.0.self_attn.q_proj"
+    assert torch.equal(third[f"{key}.base_layer.weight"], first[f"{key}.weight"])
+    assert third[f"{key}.lora_B.default.weight"].any()
 
 
 def test_only_tables_point(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaModel
 
-from palaestra.agents.vla.adapters import adapt, merged, tune
+from palaestra.agents.vla.adapters import adapt, merged, own, tune
 
 
 @pytest.fixture
@@ -50,4 +50,8 @@ def test_what_is_trained(language: LlamaModel) -> None:
     tune(language, "frozen")
     assert not trained()
     tune(language, "full")
-    assert trained() == everything
+    assert trained() == {name for name in everything if "lora_" not in name}
+    plain = LlamaModel(language.config).state_dict()
+    assert {name: value.shape for name, value in own(language.state_dict()).items()} == {
+        name: value.shape for name, value in plain.items()
+    }
