@@ -12,6 +12,7 @@ from torch import Tensor
 
 from palaestra.agents.found_rl.queries import Query
 from palaestra.agents.found_rl.replay import Replay
+from palaestra.agents.optimiser import under
 from palaestra.agents.vlm.client import Client
 from palaestra.agents.vlm.core import Answer, Ask, Reply
 
@@ -182,8 +183,7 @@ class Advisor:
         """Restore both; asks that were outstanding are lost."""
         self.drop()
         self.counts = Counts(**{name: int(state[name]) for name in asdict(self.counts)})
-        prefix = "teacher."
-        self.teacher.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+        self.teacher.load_state_dict(under("teacher.", state))
 
     def _come(self, came: Sequence[tuple[object, Reply | Exception]]) -> list[tuple[_Ticket, Reply | Exception]]:
         """Return what has come to whom; nobody is answered twice."""

@@ -10,6 +10,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 def value_margin(advised: Tensor, taken: Tensor, labelled: Tensor, margin: float, literal: bool = False) -> Tensor:
@@ -86,10 +87,17 @@ def squashed_cost(mean: Tensor, log_std: Tensor, advised: Tensor) -> Tensor:
         log_std: [N, A].
         advised: [N, A], after it.
     """
-    inside = advised.clamp(-0.999, 0.999)
-    before = torch.atanh(inside)
+    return surprise(torch.atanh(advised.clamp(-0.999, 0.999)), mean, log_std)
+
+
+def surprise(before: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+    """Return -log π(tanh(x) | s) of a tanh-Gaussian, [N], for x, mean and log-standard deviation [N, A].
+
+    log(1 - tanh(x)²) is written as 2 (log 2 - x - softplus(-2 x)), which stays finite far out.
+    """
     gaussian = 0.5 * ((before - mean) / log_std.exp()).square() + log_std + 0.5 * math.log(2 * math.pi)
-    return (gaussian + torch.log1p(-inside.square())).sum(1)
+    squash = 2 * (math.log(2) - before - functional.softplus(-2 * before))
+    return (gaussian + squash).sum(1)
 
 
 def hold_then_fall(progress: float, hold: float, end: float) -> float:

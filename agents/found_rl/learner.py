@@ -15,6 +15,7 @@ from palaestra.agents.found_rl.policy import DrivingPolicy
 from palaestra.agents.found_rl.replay import Replay
 from palaestra.agents.found_rl.update import Updater
 from palaestra.agents.metrics import Meter
+from palaestra.agents.optimiser import under
 from palaestra.envs.core import Observation, WorldSpec
 
 REFIT = 1.25
@@ -214,22 +215,16 @@ class FoundRL:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore `state_dict`; raises on any missing, unknown or misshaped entry."""
-
-        def part(name: str) -> dict[str, Tensor]:
-            prefix = f"{name}."
-            return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-
-        known = [name for name in self._parts()]
-        unknown = sorted({key.split(".", 1)[0] for key in state} ^ set(known))
+        unknown = sorted({key.split(".", 1)[0] for key in state} ^ self._parts().keys())
         if unknown:
             raise ValueError(f"the state is of another learner: {', '.join(unknown)} in only one of them.")
-        self._policy.load_state_dict(part("policy"))
-        self.updater.load_state_dict(part("updater"))
-        self.replay.load_state_dict(part("replay"))
+        self._policy.load_state_dict(under("policy.", state))
+        self.updater.load_state_dict(under("updater.", state))
+        self.replay.load_state_dict(under("replay.", state))
         if self.advisor is not None:
-            self.advisor.load_state_dict(part("advisor"))
+            self.advisor.load_state_dict(under("advisor.", state))
         if self.guard is not None:
-            self.guard.load_state_dict(part("guard"))
-        counter = part("counter")
+            self.guard.load_state_dict(under("guard.", state))
+        counter = under("counter.", state)
         self.decided, self.scaled_to = int(counter["decided"]), int(counter["scaled_to"])
         self._fresh = True

@@ -26,9 +26,12 @@ class DrivingPolicy(nn.Module):
         """
         super().__init__()
         action = spec.action
-        if not isinstance(action, spaces.Box) or len(action.shape) != 1 or (action.low != -1).any():
-            raise ValueError(f"{spec.id} takes actions {action}; Found-RL's learner needs a Box of numbers in [-1, 1].")
-        if (action.high != 1).any():
+        if (
+            not isinstance(action, spaces.Box)
+            or len(action.shape) != 1
+            or (action.low != -1).any()
+            or (action.high != 1).any()
+        ):
             raise ValueError(f"{spec.id} takes actions {action}; Found-RL's learner needs a Box of numbers in [-1, 1].")
         self.chunk, self.width = spec.chunk, int(action.shape[0])
         self.encoder = Encoder(spec)

@@ -8,15 +8,21 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from palaestra.agents.found_rl.config import FoundRLConfig
-from palaestra.agents.found_rl.guidance import advice_weight, gaussian_cost, guided_action, squashed_cost, value_margin
+from palaestra.agents.found_rl.guidance import (
+    advice_weight,
+    gaussian_cost,
+    guided_action,
+    squashed_cost,
+    surprise,
+    value_margin,
+)
 from palaestra.agents.found_rl.networks import Actor, Critics, follow, shifted
 from palaestra.agents.found_rl.policy import DrivingPolicy
 from palaestra.agents.found_rl.replay import Batch, Replay
 from palaestra.agents.metrics import Meter, require_finite
-from palaestra.agents.optimiser import load_optimiser_tensors, optimiser_tensors
+from palaestra.agents.optimiser import load_optimiser_tensors, optimiser_tensors, under
 from palaestra.envs.core import Observation
 
 NOISE_CLIP = 0.3
@@ -60,13 +66,13 @@ class Updater:
         labelled = imitates and bool(replay.tensors["advised"].any())
         if self.config.guidance == "bc":
             if labelled:
-                self._clone(replay.sample(self.config.batch, labelled=True), meter)
+                self._imitate("actor", self.policy.actor, replay.sample(self.config.batch, labelled=True), meter)
             return
         batch = replay.sample(self.config.batch)
         features = self._criticise(batch, margin, noise, meter)
         self._act(batch, features, action, noise, meter)
         if self.imitator is not None and labelled:
-            self._imitate(replay.sample(self.config.batch, labelled=True), self.imitator, meter)
+            self._imitate("imitator", self.imitator, replay.sample(self.config.batch, labelled=True), meter)
         follow(self.target, self.critics, self.config.average)
 
     def _seen(self, observation: Observation) -> Tensor:
@@ -107,9 +113,7 @@ class Updater:
             moved = (noise * torch.randn_like(mean)).clamp(-most, most)
             return (torch.tanh(mean) + moved).clamp(-1 + 1e-6, 1 - 1e-6), mean.new_zeros(len(mean))
         before = mean + log_std.exp() * torch.randn_like(mean)
-        gaussian = 0.5 * ((before - mean) / log_std.exp()).square() + log_std + 0.5 * math.log(2 * math.pi)
-        squash = 2 * (math.log(2) - before - functional.softplus(-2 * before))
-        return torch.tanh(before), (gaussian + squash).sum(1)
+        return torch.tanh(before), surprise(before, mean, log_std)
 
     def _act(self, batch: Batch, features: Tensor, weight: float, noise: float, meter: Meter) -> None:
         """Improve the actor, and the temperature of its entropy."""
@@ -154,20 +158,13 @@ class Updater:
             cost = squashed_cost(mean, log_std, batch.advice)
         return guided_action(weight, cost)
 
-    def _clone(self, batch: Batch, meter: Meter) -> None:
-        """Imitate labels with the policy itself."""
-        mean, _ = self.policy.actor(self._seen(batch.observation))
-        loss = (torch.tanh(mean) - batch.advice).square().mean()
-        self._descend("actor", loss + self.config.saturation * mean.square().mean())
-        meter.add("imitation_loss", loss)
-
-    def _imitate(self, batch: Batch, imitator: Actor, meter: Meter) -> None:
-        """Improve the imitator, on features that it leaves alone."""
-        with torch.no_grad():
+    def _imitate(self, name: str, actor: Actor, batch: Batch, meter: Meter) -> None:
+        """Improve an actor towards labels; `name` is of its optimiser, which may hold the encoder too."""
+        with torch.set_grad_enabled(name == "actor"):
             features = self._seen(batch.observation)
-        mean, _ = imitator(features)
+        mean, _ = actor(features)
         loss = (torch.tanh(mean) - batch.advice).square().mean()
-        self._descend("imitator", loss + self.config.saturation * mean.square().mean())
+        self._descend(name, loss + self.config.saturation * mean.square().mean())
         meter.add("imitation_loss", loss)
 
     def _alpha(self) -> Tensor:
@@ -193,17 +190,12 @@ class Updater:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore `state_dict`."""
-
-        def part(name: str) -> dict[str, Tensor]:
-            prefix = f"{name}."
-            return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-
-        self.critics.load_state_dict(part("critics"))
-        self.target.load_state_dict(part("target"))
+        self.critics.load_state_dict(under("critics.", state))
+        self.target.load_state_dict(under("target.", state))
         if self.imitator is not None:
-            self.imitator.load_state_dict(part("imitator"))
+            self.imitator.load_state_dict(under("imitator.", state))
         for name, optimiser in self.optimisers.items():
-            load_optimiser_tensors(optimiser, part(f"optimiser-{name}"))
+            load_optimiser_tensors(optimiser, under(f"optimiser-{name}.", state))
         with torch.no_grad():
             self.log_alpha.copy_(state["alpha.log"])
 
