@@ -160,14 +160,14 @@ def _connected(url: str) -> Iterator[Client]:
 
 
 @contextmanager
-def neighbour(core: int) -> Iterator[None]:
-    """Let the tiny model work in another process, on asks of its own."""
+def neighbour(core: int) -> Iterator[int]:
+    """Let the tiny model work in another process, on asks of its own; give the process's id."""
     with on_core(core):
         process = subprocess.Popen([sys.executable, "-m", __name__], stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None
         process.stdout.readline()
-        yield
+        yield process.pid
     finally:
         process.kill()
         process.wait()

@@ -87,16 +87,14 @@ class _Loop:
             asks.setdefault(name, []).append((self.advisor.counts.asked - before) / seconds)
 
         self.play(seconds, asking=True)
-        for _ in range(rounds):
-            turn("alone", asking=False)
-            turn("at work", asking=True)
-            os.kill(pid, signal.SIGSTOP)
-            try:
-                turn("frozen", asking=True)
-            finally:
-                os.kill(pid, signal.SIGCONT)
-            self.settle()
-            with neighbour(core):
+        with neighbour(core) as other:
+            for _ in range(rounds):
+                with stopped(other):
+                    turn("alone", asking=False)
+                    turn("at work", asking=True)
+                    with stopped(pid):
+                        turn("frozen", asking=True)
+                    self.settle()
                 turn("beside", asking=False)
         os.kill(pid, signal.SIGKILL)
         for _ in range(rounds):
@@ -130,6 +128,16 @@ class _Loop:
             self.advisor.collect(self.learner.decided)
             time.sleep(0.02)
         self.advisor.drop()
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """Hold a process still meanwhile."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def _kept(turns: Sequence[tuple[float, float]], others: Sequence[tuple[float, float]]) -> dict[str, float]:
