@@ -94,12 +94,17 @@ class Backbone(nn.Module):
             points: K, the things that it can learn to point at in the first camera's picture (`grounding.py`).
 
         Raises:
-            ValueError: The checkpoint does not see, or there are no cameras.
+            ValueError: The checkpoint does not see, is built otherwise than LLaVA, or there are no cameras.
         """
         super().__init__()
         if not checkpoint.takes_pictures or not cameras:
             raise ValueError(f"a vision-language-action policy needs eyes; its cameras are {sorted(cameras)}.")
         self.model: Any = checkpoint.model.model
+        if lacking := [part for part in ("vision_tower", "language_model") if not hasattr(self.model, part)]:
+            raise ValueError(
+                f"the checkpoint is a {type(checkpoint.model).__name__}, which has no {' and no '.join(lacking)}: take "
+                "one that is built like LLaVA or PaliGemma; SmolVLA's is read from the folder of the whole policy."
+            )
         self.cameras, self.longest = dict(cameras), longest
         self._tokenizer = checkpoint.tokenizer
         images = checkpoint.processor.image_processor

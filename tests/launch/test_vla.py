@@ -8,8 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from palaestra.agents.flow.imitation import ImitationConfig
+from palaestra.agents.flow.imitation import ImitationConfig, windows
 from palaestra.agents.vla.grounding import GroundingConfig
+from palaestra.envs import lerobot
+from palaestra.envs.manipulation.tabletop.world import demonstrate
 from palaestra.launch import checkpoint
 from palaestra.launch.config import DemonstrationConfig, VLARecipe, from_json
 from palaestra.launch.held_out import held_out
@@ -93,6 +95,23 @@ def test_a_grounded_backbone_is_kept_for_the_next_seed(tmp_path: Path, monkeypat
     key = "learner.policy.network.backbone.model.language_model.layers.0.self_attn.q_proj"
     assert torch.equal(third[f"{key}.base_layer.weight"], first[f"{key}.weight"])
     assert third[f"{key}.lora_B.default.weight"].any()
+
+
+def test_a_lerobot_dataset_is_what_is_imitated(tmp_path: Path) -> None:
+    """Written as LeRobot would, and named in place of the expert; one that lacks a camera is refused by name."""
+    pytest.importorskip("pyarrow")
+    episodes = demonstrate(2, seed=0, task="drawer", **SMALL.world.options)
+    data = lerobot.write(tmp_path / "data", episodes, fps=10)
+    recipe = replace(SMALL, demonstrations=DemonstrationConfig(source=str(data), episodes=2))
+    run = train(recipe, tmp_path / "run")
+    saved = checkpoint.load(run / "checkpoints" / "000000")[0]
+    shown = windows(episodes, SMALL.policy.horizon)
+    mean = shown.action[shown.mask].mean(0)
+    torch.testing.assert_close(saved["learner.policy.scale.mean"], mean, atol=1e-5, rtol=1e-5)
+    blind = [replace(episode, images={"side": episode.images["side"]}) for episode in episodes]
+    lacking = DemonstrationConfig(source=str(lerobot.write(tmp_path / "blind", blind, fps=10)), episodes=2)
+    with pytest.raises(ValueError, match=r"shows \['side'\]; the policy sees \['overhead', 'side'\]"):
+        train(replace(recipe, demonstrations=lacking), tmp_path / "other")
 
 
 def test_only_tables_point(tmp_path: Path) -> None:

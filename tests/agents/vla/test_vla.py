@@ -1,6 +1,8 @@
 """π_RL's checks that need a vision-language model, on tables: reuse, masks, what is frozen, what is detached."""
 
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +18,8 @@ from palaestra.agents.vla.backbone import Backbone, Prefix
 from palaestra.agents.vla.grounding import GroundingConfig, ground
 from palaestra.agents.vla.network import VLANetwork
 from palaestra.agents.vla.policy import LONGEST, backbone_checkpoint, vla_policy
-from palaestra.agents.vlm.tiny import IMAGE
+from palaestra.agents.vlm.checkpoint import Checkpoint
+from palaestra.agents.vlm.tiny import IMAGE, build_tiny_vlm
 from palaestra.envs.core import Observation, Worlds
 from palaestra.envs.manipulation.tabletop.pointing import PLACES, pointing
 from palaestra.envs.manipulation.tabletop.world import demonstrate
@@ -255,6 +258,21 @@ def test_what_cannot_be_built_is_refused(worlds: Worlds) -> None:
         vla_policy(replace(worlds.spec, images={}), checkpoint, horizon=3)
     with pytest.raises(ValueError, match="made without adapters"):
         vla_policy(worlds.spec, checkpoint, horizon=3).network.backbone.tune("lora")  # type: ignore[attr-defined]
+
+
+def test_a_backbone_comes_from_a_folder(worlds: Worlds, view: Observation, tmp_path: Path) -> None:
+    """What `save_pretrained` wrote is what is seen with; a model that is built otherwise is refused by name."""
+    folder = build_tiny_vlm(tmp_path / "tiny", seed=5, image_size=16, width=32)
+    read = backbone_checkpoint(str(folder), 99)
+    with torch.no_grad():
+        prefix = Backbone(read, worlds.spec.images, LONGEST)(view, torch.zeros(4, 0))
+        other = Backbone(backbone_checkpoint("", 16, 32), worlds.spec.images, LONGEST)(view, torch.zeros(4, 0))
+    assert prefix.hidden.shape[2] == 32 and not torch.allclose(prefix.mean(), other.mean(), atol=1e-2)
+    blind = Checkpoint(SimpleNamespace(model=SimpleNamespace(text_model=0, vision_tower=0)), read.processor)
+    with pytest.raises(ValueError, match="a SimpleNamespace, which has no language_model: take one that is built like"):
+        Backbone(blind, worlds.spec.images, LONGEST)
+    with pytest.raises(ValueError, match="needs eyes"):
+        Backbone(read, {}, LONGEST)
 
 
 def test_pointing_is_learnt(worlds: Worlds) -> None:
