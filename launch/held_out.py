@@ -55,13 +55,18 @@ def held_out(run: Path, recipe: Recipe, episodes: int, count: int | None = None)
     if not recipe.world.id.startswith("tabletop/"):
         raise ValueError(f"{recipe.world.id} has no held-out splits; tabletop/* worlds have: {', '.join(SPLITS)}.")
     entries: list[dict[str, Any]] = []
-    splits = [split for split in SPLITS if split not in NEEDLESS or recipe.world.id != "tabletop/drawer-v0"]
-    for split in splits:
+    worlds = make_worlds(recipe, 1)
+    worlds.close()
+    policies = {
+        "before": load_policy(run, recipe, worlds.spec, "000000"), "after": load_policy(run, recipe, worlds.spec)
+    }  # fmt: skip
+    for split in SPLITS:
+        if split in NEEDLESS and recipe.world.id == "tabletop/drawer-v0":
+            continue
         world = replace(recipe.world, options={**recipe.world.options, "split": split})
         worlds = make_worlds(replace(recipe, world=world), count)
         try:
-            for stage, saved in (("before", "000000"), ("after", None)):
-                policy = load_policy(run, recipe, worlds.spec, saved)
+            for stage, policy in policies.items():
                 played: list[tuple[str, Policy]] = [(f"{stage}, {split}", policy)]
                 if split == "train":
                     played += [(f"{stage}, other {sense}", Misled(policy, sense)) for sense in SENSES]
