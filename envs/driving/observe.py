@@ -65,8 +65,8 @@ def found_rl_state(state: State, row: Tensor, light: Tensor, rest: Tensor) -> Te
     ego, speed = state.ego, state.vehicles.speed[:, 0]
     line = row[:, OfRoute.LINE] - ego.progress
     shown = torch.where(line < LIGHT_SIGHT, light, 0)
-    stops = (shown == Light.RED) | (shown == Light.YELLOW)
-    sign = (row[:, OfRoute.CONTROL] == Control.STOP) & (line < SIGN_SIGHT) & (line > 0)
+    stops = shown.eq(Light.RED) | shown.eq(Light.YELLOW)
+    sign = row[:, OfRoute.CONTROL].eq(Control.STOP) & (line < SIGN_SIGHT) & (line > 0)
     gear = ((speed * 0.2).floor() + (speed > 0.1)).clamp(max=5) * 0.2
     numbers = (
         ego.pedal.clamp(min=0),

@@ -183,12 +183,14 @@ class Painter:
         others, walkers = scene.vehicles[:, :, 1:], scene.walkers
         upright = ego[:, None, None, 2:].expand(*walkers.shape)
         sizes = 0.5 * scene.sizes[:, None, 1:].expand(-1, len(AGO), -1, -1)
-        channels = (VEHICLES,) * others.shape[2] + (WALKERS,) * walkers.shape[2]
+        drivers, people = others.shape[2], walkers.shape[2]
+        channels = torch.full((drivers + people,), WALKERS, device=self.device)
+        channels[:drivers] = VEHICLES
         return Boxes(
             torch.cat((others, torch.cat((walkers, upright), 3)), 2),
             torch.cat((sizes, torch.full_like(walkers, WALKER)), 2),
             self._codes[Light.GREEN].expand(len(ego), len(AGO), len(channels)),
-            torch.tensor(channels, dtype=torch.int64, device=self.device),
+            channels,
         )
 
     def _lines(self, scene: Scene) -> Boxes:

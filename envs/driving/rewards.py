@@ -47,8 +47,8 @@ def wanted_share(state: State, around: Surroundings, row: Tensor, light: Tensor)
         facing = around.walker_forward > torch.cos(cone) * walk
         share = torch.minimum(share, slowed(torch.where(facing & (walk <= SIGHT), walk, 100.0).amin(1), 6.0))
     line = row[:, OfRoute.LINE] - state.ego.progress
-    halt = (((light == Light.RED) | (light == Light.YELLOW)) & (line < LIGHT_SIGHT)) | (
-        (row[:, OfRoute.CONTROL] == Control.STOP) & ~state.ego.halted & (line > 0)
+    halt = ((light.eq(Light.RED) | light.eq(Light.YELLOW)) & (line < LIGHT_SIGHT)) | (
+        row[:, OfRoute.CONTROL].eq(Control.STOP) & ~state.ego.halted & (line > 0)
     )
     return torch.minimum(share, slowed(torch.where(halt, line, 100.0), 5.0))
 

@@ -77,7 +77,7 @@ def judge(
     ego, cars = state.ego, state.vehicles
     line, control = before[:, OfRoute.LINE], before[:, OfRoute.CONTROL]
     crossed = (started < line) & (ego.progress >= line)
-    sign = control == Control.STOP
+    sign = control.eq(Control.STOP)
     at_sign = sign & (line - ego.progress < STOP_ZONE) & (ego.progress < line)
     ran_sign = crossed & sign & ~ego.halted
     ego.halted = (ego.halted | (at_sign & (cars.speed[:, 0] < 0.3))) & ~crossed
@@ -87,7 +87,7 @@ def judge(
     touching = torch.stack((touches_vehicle(state, around), runs_over, off_road), 1)
     fresh = touching & ~record.touching
     record.touching = touching
-    ran_light = crossed & (light == Light.RED)
+    ran_light = crossed & light.eq(Light.RED)
     offset, half = cars.offset[:, 0], before[:, OfRoute.HALF_WIDTH]
     length = tables.route_length.take(state.clocks.route)
     return Verdict(

@@ -16,6 +16,11 @@ CLASSES = ("vehicle", "walker", "static", "red_light", "stop_sign")
 PENALTY = (0.60, 0.50, 0.65, 0.70, 0.80)
 """What each infraction leaves of the driving score (CARLA's leaderboard)."""
 SUMS = ("metres", "outside", "acceleration", "side_acceleration", "jerk", "yaw_rate")
+METRICS = (
+    *("route_completion", "driving_score", "arrival", "success"),
+    *(f"{name}_a_km" for name in CLASSES),
+    *(*SUMS[2:], "speed", "time_to_collision"),
+)
 
 
 @dataclass(slots=True)
@@ -88,16 +93,12 @@ class Record:
         left = torch.stack([math.log(share) * self.counts[:, at] for at, share in enumerate(PENALTY)]).sum(0)
         means = self.sums / state.clocks.tick.clamp(min=1)[:, None]
         rates = self.counts / (metres.clamp(min=1.0) / 1000)[:, None]
-        return {
-            "route_completion": completion,
-            "driving_score": completion * inside * left.exp(),
-            "arrival": self.arrived,
-            "success": self.success(),
-            **{f"{name}_a_km": rates[:, index] for index, name in enumerate(CLASSES)},
-            **{name: means[:, index] for index, name in enumerate(SUMS) if index >= 2},
-            "speed": means[:, 0] / DT,
-            "time_to_collision": self.closest,
-        }
+        numbers = (
+            *(completion, completion * inside * left.exp(), self.arrived, self.success()),
+            *rates.unbind(1),
+            *(*means.unbind(1)[2:], means[:, 0] / DT, self.closest),
+        )
+        return dict(zip(METRICS, numbers, strict=True))
 
     def success(self) -> Tensor:
         """Return strict success, [W] bool: arrival without any infraction."""

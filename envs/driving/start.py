@@ -66,7 +66,7 @@ def _place_traffic(state: State, arena: Arena, tables: Tables) -> None:
     cars, clocks = state.vehicles, state.clocks
     count = cars.x.shape[1] - 1
     first, last = arena.spawn_range[clocks.map].unbind(1)
-    index = first[:, None] + torch.arange(int(tables.spawns.max()), device=first.device)
+    index = first[:, None] + torch.arange(tables.most_spawns, device=first.device)
     inside = index < last[:, None]
     index = torch.minimum(index, last[:, None] - 1)
     row = tables.lanes[arena.spawn_lane[index]]

@@ -129,6 +129,8 @@ class Tables:
     """[N] float32: 1 where the one waits for the other, -1 where the other waits, 0 where signals part them."""
     spawns: Tensor
     """[M] int64: how many places a map has where traffic may start."""
+    most_spawns: int
+    """How many the map with the most has."""
     crosswalks: Tensor
     """[X, 5] float32: x, y of one end, the way to the other end in x and y, and its length."""
     most_crosswalks: int
@@ -165,6 +167,7 @@ def tabulate(arena: Arena) -> Tables:
         zones=zones,
         order=order,
         spawns=arena.spawn_range[:, 1] - arena.spawn_range[:, 0],
+        most_spawns=int((arena.spawn_range[:, 1] - arena.spawn_range[:, 0]).max()),
         crosswalks=crosswalks,
         signals=_signals(arena),
         places=torch.tensor([WHOLES.index(name) for name in ("lane", "previous", "beside")], device=ends.device),

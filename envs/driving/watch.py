@@ -168,11 +168,11 @@ def _at_line(state: State, tables: Tables, me: Lookers) -> tuple[Tensor, Tensor,
     """
     front = me.front
     light, _ = lights(tables.signals, me.row[OfLane.GROUP].long(), state.clocks.seconds())
-    stop = me.row[OfLane.CONTROL] == Control.STOP
+    stop = me.row[OfLane.CONTROL].eq(Control.STOP)
     halted = me.halted | (stop & (me.speed < 0.3) & (front < 3.5))
-    held = (light == Light.RED) | (stop & ~halted)
+    held = light.eq(Light.RED) | (stop & ~halted)
     stopping = torch.isfinite(me["stop_at"])
-    late = (light == Light.YELLOW) & (me.speed.square() < torch.where(stopping, STOPPING, STOPPABLE) * front)
+    late = light.eq(Light.YELLOW) & (me.speed.square() < torch.where(stopping, STOPPING, STOPPABLE) * front)
     stops = ((held | late) & (front > -me.half)) | (me.row[OfLane.DROPS] > 0)
     return torch.where(stops, front, NOTHING), halted, ~held
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -25,7 +25,7 @@ from palaestra.envs.driving.picture import SIDE, coloured
 from palaestra.envs.driving.rewards import completion, found_rl, wanted_share
 from palaestra.envs.driving.route import follow, row_at
 from palaestra.envs.driving.rules import judge
-from palaestra.envs.driving.score import Record
+from palaestra.envs.driving.score import METRICS, Record
 from palaestra.envs.driving.start import start
 from palaestra.envs.driving.state import DT, Light, State, blank, lights
 from palaestra.envs.driving.surroundings import surroundings, time_to_collision
@@ -35,6 +35,7 @@ from palaestra.envs.driving.turns import take_turn
 from palaestra.envs.driving.views import Observed, View, Views
 from palaestra.envs.driving.walkers import walk
 from palaestra.envs.driving.watch import PERIOD, look, slots_of
+from palaestra.envs.recorded import Recorded
 from palaestra.envs.streams import draw, restarted
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class DrivingEnv(VectorEnv[Observed, Tensor, Tensor]):
         max_episode_steps: int | None = None,
         view: View = "state",
         pixels: int = 64,
+        compiled: bool = False,
         render_mode: Literal["rgb_array"] | None = None,
     ) -> None:
         """Build the maps; no world has started yet.
@@ -112,6 +114,7 @@ class DrivingEnv(VectorEnv[Observed, Tensor, Tensor]):
                 signal, and 30 s.
             view: What is shown beside the state: nothing, bird's-eye views, or what those are drawn from.
             pixels: The side of the bird's-eye views: 32, 64, 96 or 192.
+            compiled: The step is compiled by `torch.compile`: a minute at its start, and then faster.
             render_mode: "rgb_array" where `render` is wanted.
 
         Raises:
@@ -126,7 +129,7 @@ class DrivingEnv(VectorEnv[Observed, Tensor, Tensor]):
         _check_room(arena, vehicles, walkers)
         self.arena = arena.to(self.device)
         self.tables = tabulate(self.arena)
-        self.cruise, self.render_mode = cruise, render_mode
+        self.cruise, self.compiled, self.render_mode = cruise, compiled, render_mode
         self.reward, self.endings = reward, endings
         self.max_episode_steps = max_episode_steps or _patience(arena, cruise)
         self._views = Views(self.arena, self.tables.signals, view, pixels)
@@ -158,9 +161,10 @@ class DrivingEnv(VectorEnv[Observed, Tensor, Tensor]):
         Returns:
             Observation float32 [W, 88] of all worlds, and an info with `success`.
         """
-        self._stream, mask = restarted(self._stream, seed, options, "driving")
+        stream, mask = restarted(self._stream, seed, options, "driving")
+        self._stream.copy_(stream)
         rows = mask.nonzero().flatten()
-        vectors = [self._start(part) for part in rows.split(STARTS) if len(part)]
+        vectors = [self._begin(part) for part in rows.split(STARTS) if len(part)]
         known = self._views.known and len(rows) < self.num_envs
         shown = self._views.some(self.state, rows, vectors) if known else self.observe()
         return shown, {"success": self.record.success()}
@@ -172,13 +176,25 @@ class DrivingEnv(VectorEnv[Observed, Tensor, Tensor]):
             ValueError: On a CPU, for actions that are not finite. On a GPU, where looking would stall it, they count
                 as zeros and the reward of their worlds is NaN, which `Worlds` reports as a fault.
         """
-        action, broken = self._checked(actions)
+        vectors, reward, terminated, truncated, *numbers = self._drive(self._checked(actions))
+        metrics = dict(zip(METRICS, numbers, strict=True))
+        self.state.remember()
+        observation = self._views.all(self.state, vectors)
+        return observation, reward, terminated, truncated, {"success": metrics["success"], "metrics": metrics}
+
+    def _step(self, actions: Tensor) -> tuple[Tensor, ...]:
+        """Drive one step; what is not finite of actions [W, 2] counts as 0, and makes the reward NaN.
+
+        Returns state vectors, reward, terminated, truncated, and the numbers of `METRICS`. Tensors alone are touched,
+        and no shape depends on what they hold, so that all of it can be recorded as one CUDA graph.
+        """
+        broken = ~torch.isfinite(actions).all(1)
+        action = actions.nan_to_num(0.0, 0.0, 0.0).clamp(-1, 1)
         state, ego = self.state, self.state.ego
         before, started, steered = row_at(state, self.tables), ego.progress, ego.action[:, 1]
         self._traffic()
         move_ego(state, action)
         row = follow(state, self.tables)
-        state.remember()
 
         around = surroundings(state)
         verdict = judge(state, self.arena, self.tables, around, self.record, before, started, self._light)
@@ -196,18 +212,36 @@ class DrivingEnv(VectorEnv[Observed, Tensor, Tensor]):
         else:
             length = self.tables.route_length.take(state.clocks.route)
             reward = completion(ego.progress - started, length, verdict, lost)
-        if broken is not None:
-            reward = reward.masked_fill(broken, torch.nan)
-        observation = self._views.all(state, observe(state, self.tables, around, row, self._light, rest))
+        vectors = observe(state, self.tables, around, row, self._light, rest)
         metrics = self.record.metrics(state, self.tables)
-        return observation, reward, terminated, truncated, {"success": metrics["success"], "metrics": metrics}
+        reward = reward.masked_fill(broken, torch.nan)
+        return vectors, reward, terminated, truncated, *metrics.values()
+
+    @cached_property
+    def _drive(self) -> Callable[..., tuple[Tensor, ...]]:
+        """`_step`, on a GPU recorded."""
+        step = torch.compile(self._step, fullgraph=True, dynamic=False) if self.compiled else self._step
+        if self.device.type == "cpu":
+            return step
+        return Recorded(step, self._parts(), torch.zeros(self.num_envs, 2, device=self.device))
+
+    @cached_property
+    def _begin(self) -> Callable[[Tensor], Tensor]:
+        """`_start`, on a GPU recorded for `STARTS` worlds at a time, some of them several times."""
+        if self.device.type == "cpu":
+            return self._start
+        most = min(STARTS, self.num_envs)
+        place = torch.arange(most, device=self.device)
+        recorded = Recorded(lambda rows: (self._start(rows),), self._parts(), place)
+        return lambda rows: recorded(rows.take(place.clamp(max=len(rows) - 1)))[0][: len(rows)]
 
     def observe(self) -> Observed:
         """Return what all worlds show now."""
         row = row_at(self.state, self.tables)
-        self._light, rest = self._look_ahead(self.state, row)
+        light, rest = self._look_ahead(self.state, row)
+        self._light.copy_(light)
         around = surroundings(self.state)
-        return self._views.all(self.state, observe(self.state, self.tables, around, row, self._light, rest))
+        return self._views.all(self.state, observe(self.state, self.tables, around, row, light, rest))
 
     def picture(self, rows: Tensor) -> Tensor:
         """Return colour pictures of some worlds ([N] int64) as models are shown them, [N, 192, 192, 3] uint8."""
@@ -260,16 +294,20 @@ class DrivingEnv(VectorEnv[Observed, Tensor, Tensor]):
 
     def _tensors(self) -> dict[str, Tensor]:
         """Return every tensor that changes, by name."""
+        return {name: getattr(*part) for name, part in self._parts().items()}
+
+    def _parts(self) -> dict[str, tuple[Any, str]]:
+        """Return what every tensor that changes is an attribute of, and that attribute's name."""
         state = self.state
         groups = {"clocks": state.clocks, "vehicles": state.vehicles, "ego": state.ego, "walkers": state.walkers}
         parts: dict[str, Any] = {**groups, "past": state.past, "record": self.record}
-        tensors = {
-            f"{name}.{entry.name}": getattr(part, entry.name)
+        places = {
+            f"{name}.{entry.name}": (part, entry.name)
             for name, part in parts.items()
             for entry in fields(part)
             if entry.init and entry.name != "cursor"
         }
-        return tensors | {"stream": self._stream, "light": self._light}
+        return places | {"stream": (self, "_stream"), "light": (self, "_light")}
 
     def _traffic(self) -> None:
         """Move all but the egos one step."""
@@ -302,25 +340,22 @@ class DrivingEnv(VectorEnv[Observed, Tensor, Tensor]):
         ahead = ego.progress < row[:, OfRoute.LINE]
         light, rest = lights(self.tables.signals, row[:, OfRoute.GROUP].long(), state.clocks.seconds())
         light = light * ahead
-        sign = (row[:, OfRoute.CONTROL] == Control.STOP) & ahead & ~ego.halted
-        torch.logical_and(light != Light.RED, ~sign, out=state.vehicles.coming[:, 0])
+        sign = row[:, OfRoute.CONTROL].eq(Control.STOP) & ahead & ~ego.halted
+        state.vehicles.coming[:, 0] = light.ne(Light.RED) & ~sign
         return light, rest
 
-    def _checked(self, actions: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return actions in the box, and which worlds' are not finite, where that is not known to be none."""
+    def _checked(self, actions: Tensor) -> Tensor:
+        """Return actions on the worlds' device, which are finite on a CPU."""
         action = torch.as_tensor(actions, dtype=torch.float32, device=self.device)
         if action.shape != (self.num_envs, 2):
             raise ValueError(f"driving: actions have shape {list(action.shape)}, expected [{self.num_envs}, 2].")
-        broken = ~torch.isfinite(action).all(1)
-        if self.device.type != "cpu":
-            return action.nan_to_num(0.0).clamp(-1, 1), broken
-        if bool(broken.any()):
-            row = int(broken.nonzero()[0])
+        if self.device.type == "cpu" and not bool(torch.isfinite(action).all()):
+            row = int((~torch.isfinite(action).all(1)).nonzero()[0])
             raise ValueError(
                 f"driving: the action of row {row} is {action[row].tolist()}; acceleration and steer must be finite "
                 "numbers in [-1, 1]."
             )
-        return action.clamp(-1, 1), None
+        return action
 
 
 def _check(name: str, value: str, valid: Sequence[str]) -> None:
