@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from palaestra.launch.benches.driving import driving
+from palaestra.launch.benches.driving_gpu import driving_gpu
 from palaestra.launch.benches.exploration import exploration
 from palaestra.launch.benches.gpu import gpu
 from palaestra.launch.benches.guidance import guidance
@@ -23,6 +24,7 @@ BENCHES: dict[str, Callable[..., dict[str, Any]]] = {
     "server": server,
     "gpu": gpu,
     "driving": driving,
+    "driving-gpu": driving_gpu,
     "guidance": guidance,
     "learners": learners,
     "phone": phone,

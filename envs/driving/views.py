@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Any, Literal
 
 import gymnasium
@@ -15,6 +16,7 @@ from palaestra.envs.driving.bev import CHANNELS, Scene
 from palaestra.envs.driving.observe import WIDTH
 from palaestra.envs.driving.painter import Painter
 from palaestra.envs.driving.state import State
+from palaestra.envs.recorded import Recorded
 
 Observed = Tensor | dict[str, Tensor]
 """A state vector a world, or that beside views or scenes."""
@@ -24,7 +26,7 @@ View = Literal["state", "bev", "scene"]
 class Views:
     """What all worlds showed last.
 
-    Two tensors of bird's-eye views take turns: each stays while the next is painted. A start is painted over its
+    Two canvases of bird's-eye views take turns: each stays while the next is painted. A start is painted over its
     world's last view, since a copy of all the others' would cost as much as painting them.
     """
 
@@ -32,7 +34,7 @@ class Views:
         """Draw the atlas where views are painted; see `painter.Painter`."""
         self.view: View = view
         self.painter = None if view == "state" else Painter(arena, signals, pixels)
-        self._spare: Tensor | None = None
+        self._canvases: list[tuple[Tensor, Callable[..., object]]] = []
         self._last: dict[str, Tensor] = {}
 
     def space(self, vehicles: int, walkers: int) -> gymnasium.Space[Any]:
@@ -53,10 +55,27 @@ class Views:
         if self.view == "scene":
             shown["scene"] = Scene.of(state).flat()
         elif self.painter is not None:
-            canvas = self.painter.blank(state.worlds) if self._spare is None else self._spare
-            shown["bev"] = self.painter.paint(Scene.of(state), canvas)
-        self._spare, self._last = self._last.get("bev"), shown
+            shown["bev"] = self._painted(self.painter, Scene.of(state))
+        self._last = shown
         return self._shown()
+
+    def _painted(self, painter: Painter, scene: Scene) -> Tensor:
+        """Return the canvas that was shown last but one, painted anew; on a GPU, by a recorded painter."""
+        parts = [getattr(scene, entry.name) for entry in fields(scene)]
+        if len(self._canvases) < 2:
+            canvas = painter.blank(len(scene.map))
+
+            def paint(*parts: Tensor) -> tuple[()]:
+                painter.paint(Scene(*parts), canvas)
+                return ()
+
+            recorded = paint if canvas.device.type == "cpu" else Recorded(paint, {}, *parts)
+            self._canvases.insert(0, (canvas, recorded))
+        else:
+            self._canvases.reverse()
+        canvas, again = self._canvases[0]
+        again(*parts)
+        return canvas
 
     @property
     def known(self) -> bool:

@@ -219,21 +219,23 @@ class DrivingEnv(VectorEnv[Observed, Tensor, Tensor]):
 
     @cached_property
     def _drive(self) -> Callable[..., tuple[Tensor, ...]]:
-        """`_step`, on a GPU recorded."""
-        step = torch.compile(self._step, fullgraph=True, dynamic=False) if self.compiled else self._step
+        """`_step`, compiled where that is wanted, and on a GPU recorded."""
+        step = self._compiled(self._step)
         if self.device.type == "cpu":
             return step
         return Recorded(step, self._parts(), torch.zeros(self.num_envs, 2, device=self.device))
 
     @cached_property
     def _begin(self) -> Callable[[Tensor], Tensor]:
-        """`_start`, on a GPU recorded for `STARTS` worlds at a time, some of them several times."""
+        """`_start`; on a GPU likewise, for `STARTS` worlds at a time, if need be some of them several times."""
         if self.device.type == "cpu":
             return self._start
-        most = min(STARTS, self.num_envs)
-        place = torch.arange(most, device=self.device)
-        recorded = Recorded(lambda rows: (self._start(rows),), self._parts(), place)
+        begin, place = self._compiled(self._start), torch.arange(min(STARTS, self.num_envs), device=self.device)
+        recorded = Recorded(lambda rows: (begin(rows),), self._parts(), place)
         return lambda rows: recorded(rows.take(place.clamp(max=len(rows) - 1)))[0][: len(rows)]
+
+    def _compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return torch.compile(function, fullgraph=True, dynamic=False) if self.compiled else function
 
     def observe(self) -> Observed:
         """Return what all worlds show now."""

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 FREQUENCY = 10
 """Hz of our worlds' steps."""
-GPU_COUNTS, GPU_VIEWS = (1024, 16384, 65536), 8192
-"""How many worlds step at once on a GPU, with states and with views."""
 DRAWN = 16
 """How many steps' random actions are drawn in advance; they are played over and over."""
 
@@ -55,8 +53,7 @@ def driving(
     Returns:
         Steps a second (`rates`, the median over rounds), ratios of paired turns, and `paint`: how many views are
         painted a second, and packed and unpacked. All on one thread. `load` is how many processes were running before;
-        where it is not near 0, ratios are fair and rates are low. `cuda`: the same of our worlds on a GPU, None where
-        there is none.
+        where it is not near 0, ratios are fair and rates are low.
 
     Raises:
         ImportError: highway-env is not installed.
@@ -83,47 +80,16 @@ def _measure(
     vehicles: int, counts: Sequence[int], views: int, pixels: int, rounds: int, seconds: float, seed: int
 ) -> dict[str, Any]:
     """Return the rates and ratios of all contenders, and how fast views are painted."""
-    import torch
-
     from palaestra.launch.benches.measure import measure
 
     with ExitStack() as stack:
         plays = _theirs(vehicles, seed, stack)
-        plays |= {_states(count): _ours(world(count, vehicles), seed) for count in counts}
+        plays |= {states(count): play_of(world(count, vehicles), seed) for count in counts}
         painting = world(views, vehicles, view="bev", pixels=pixels)
         shown = f"ours, {views} worlds, {pixels} pixels"
-        plays[shown] = _ours(painting, seed)
+        plays[shown] = play_of(painting, seed)
         found = measure(plays, _pairs(counts, shown), rounds, seconds)
-        cuda = on_a_gpu(vehicles, pixels, rounds, seconds, seed) if torch.cuda.is_available() else None
-        return {**found, "paint": paint_rates(painting, rounds, seconds), "cuda": cuda}
-
-
-def on_a_gpu(
-    vehicles: int, pixels: int, rounds: int, seconds: float, seed: int, device: str = "cuda"
-) -> dict[str, Any]:
-    """Return rates of our worlds on a GPU, and how near painting is to what its memory's bandwidth allows.
-
-    That is the rate at which a tensor of views, 15 bytes a pixel, is filled with a constant.
-    """
-    from palaestra.launch.benches.measure import measure
-
-    def clocked(play: Play) -> Play:
-        def played(steps: int) -> int:
-            done = play(steps)
-            _finish(device)
-            return done
-
-        return played
-
-    states = {_states(count): clocked(_ours(world(count, vehicles, device=device), seed)) for count in GPU_COUNTS}
-    painting = world(GPU_VIEWS, vehicles, view="bev", pixels=pixels, device=device)
-    plays = states | {f"ours, {GPU_VIEWS} worlds, {pixels} pixels": clocked(_ours(painting, seed))}
-    found = measure(plays, (), rounds, seconds)
-    assert painting.painter is not None
-    views = painting.painter.blank(GPU_VIEWS)
-    bound = _rate(partial(views.fill_, 1), GPU_VIEWS, rounds, seconds, device)
-    paint = paint_rates(painting, rounds, seconds)
-    return {"rates": found["rates"], "paint": paint, "of_the_bandwidth": round(paint["painted"] / bound, 4)}
+        return {**found, "paint": paint_rates(painting, rounds, seconds)}
 
 
 def _theirs(vehicles: int, seed: int, stack: ExitStack) -> dict[str, Play]:
@@ -137,7 +103,8 @@ def _theirs(vehicles: int, seed: int, stack: ExitStack) -> dict[str, Play]:
     return plays
 
 
-def _states(count: int) -> str:
+def states(count: int) -> str:
+    """Return what so many of our worlds are called that show their states."""
     return f"ours, {count} worlds"
 
 
@@ -146,7 +113,7 @@ def _pairs(counts: Sequence[int], shown: str) -> list[tuple[str, str]]:
     most = max((count for count in counts if count <= 1024), default=min(counts))
     pairs = []
     for kind in ("", ", 10 Hz"):
-        pairs += [(_states(count), f"highway-env, Kinematics{kind}") for count in sorted({min(counts), most})]
+        pairs += [(states(count), f"highway-env, Kinematics{kind}") for count in sorted({min(counts), most})]
         pairs.append((shown, f"highway-env, OccupancyGrid{kind}"))
     return pairs
 
@@ -198,7 +165,7 @@ def _single(env: gymnasium.Env[Any, Any], seed: int) -> Play:
     return play
 
 
-def _ours(env: DrivingEnv, seed: int) -> Play:
+def play_of(env: DrivingEnv, seed: int) -> Play:
     """Return the play of our worlds; those that end start again at once."""
     import torch
 
@@ -231,10 +198,10 @@ def paint_rates(env: DrivingEnv, rounds: int, seconds: float) -> Mapping[str, fl
         "packed": partial(pack, views),
         "unpacked": partial(unpack, packed),
     }
-    return {name: _rate(work, env.num_envs, rounds, seconds, str(env.device)) for name, work in works.items()}
+    return {name: rate(work, env.num_envs, rounds, seconds, str(env.device)) for name, work in works.items()}
 
 
-def _rate(work: partial[Tensor], count: int, rounds: int, seconds: float, device: str = "cpu") -> float:
+def rate(work: partial[Tensor], count: int, rounds: int, seconds: float, device: str = "cpu") -> float:
     """Return how many of `count` a piece of work are done a second, the median over rounds of a quarter the length."""
     from statistics import median
 
@@ -244,12 +211,12 @@ def _rate(work: partial[Tensor], count: int, rounds: int, seconds: float, device
         while time.perf_counter() - began < seconds / 4:
             work()
             done += count
-            _finish(device)
+            finish(device)
         rates.append(done / (time.perf_counter() - began))
     return round(median(rates), 1)
 
 
-def _finish(device: str) -> None:
+def finish(device: str) -> None:
     """Wait for what a GPU was given to do."""
     if device != "cpu":
         import torch

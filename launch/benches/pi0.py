@@ -203,10 +203,14 @@ def _matrix_product(device: str, side: int, seconds: float) -> float:
 
 
 def _flops(work: Callable[[Observation], None], view: Observation) -> int:
-    """Return the operations of a piece of work, as torch counts its products and attentions."""
+    """Return the operations of a piece of work, as torch counts its products.
+
+    Attention is done as plain products for that: torch 2.11 does not count grouped heads otherwise.
+    """
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    with FlopCounterMode(display=False) as counter:
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         work(view)
     return int(counter.get_total_flops())
 
