@@ -27,6 +27,7 @@ DRAWN = 16
 def driving(
     vehicles: int = 15,
     counts: Sequence[int] = (1, 16, 64, 256, 1024, 4096, 16384),
+    compiled: Sequence[int] = (1024,),
     views: int = 1024,
     pixels: int = 64,
     rounds: int = 5,
@@ -43,6 +44,7 @@ def driving(
     Args:
         vehicles: How many others there are, in both.
         counts: How many of our worlds are stepped at once, for the curve; the greatest of at most 1,024 is compared.
+        compiled: The same with a compiled step (`compiled=True`), which takes a minute or two each to get ready.
         views: How many worlds show bird's-eye views.
         pixels: The views' side.
         rounds: How often each contender has its turn.
@@ -66,7 +68,7 @@ def driving(
     load, threads = os.getloadavg()[0], torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        found = _measure(vehicles, counts, views, pixels, rounds, seconds, seed)
+        found = _measure(vehicles, counts, compiled, views, pixels, rounds, seconds, seed)
     finally:
         torch.set_num_threads(threads)
     options = {"vehicles": vehicles, "pixels": pixels, "rounds": rounds, "seconds": seconds, "seed": seed}
@@ -77,7 +79,14 @@ def driving(
 
 
 def _measure(
-    vehicles: int, counts: Sequence[int], views: int, pixels: int, rounds: int, seconds: float, seed: int
+    vehicles: int,
+    counts: Sequence[int],
+    compiled: Sequence[int],
+    views: int,
+    pixels: int,
+    rounds: int,
+    seconds: float,
+    seed: int,
 ) -> dict[str, Any]:
     """Return the rates and ratios of all contenders, and how fast views are painted."""
     from palaestra.launch.benches.measure import measure
@@ -85,10 +94,12 @@ def _measure(
     with ExitStack() as stack:
         plays = _theirs(vehicles, seed, stack)
         plays |= {states(count): play_of(world(count, vehicles), seed) for count in counts}
+        for count in compiled:
+            plays[f"{states(count)}, compiled"] = play_of(world(count, vehicles, compiled=True), seed)
         painting = world(views, vehicles, view="bev", pixels=pixels)
         shown = f"ours, {views} worlds, {pixels} pixels"
         plays[shown] = play_of(painting, seed)
-        found = measure(plays, _pairs(counts, shown), rounds, seconds)
+        found = measure(plays, _pairs(counts, compiled, shown), rounds, seconds)
         return {**found, "paint": paint_rates(painting, rounds, seconds)}
 
 
@@ -108,12 +119,13 @@ def states(count: int) -> str:
     return f"ours, {count} worlds"
 
 
-def _pairs(counts: Sequence[int], shown: str) -> list[tuple[str, str]]:
+def _pairs(counts: Sequence[int], compiled: Sequence[int], shown: str) -> list[tuple[str, str]]:
     """Return which ratios are of interest."""
     most = max((count for count in counts if count <= 1024), default=min(counts))
     pairs = []
     for kind in ("", ", 10 Hz"):
         pairs += [(states(count), f"highway-env, Kinematics{kind}") for count in sorted({min(counts), most})]
+        pairs += [(f"{states(count)}, compiled", f"highway-env, Kinematics{kind}") for count in compiled]
         pairs.append((shown, f"highway-env, OccupancyGrid{kind}"))
     return pairs
 

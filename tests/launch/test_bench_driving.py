@@ -14,8 +14,9 @@ def test_a_short_bench_compares_with_highway_env(tmp_path: Path) -> None:
     pytest.importorskip("highway_env")
     threads = torch.get_num_threads()
     result = driving(
-        vehicles=5, counts=(1, 8), views=4, pixels=32, rounds=1, seconds=0.05, output=tmp_path / "bench.json"
-    )
+        vehicles=5, counts=(1, 8), compiled=(), views=4, pixels=32, rounds=1, seconds=0.05,
+        output=tmp_path / "bench.json",
+    )  # fmt: skip
     assert torch.get_num_threads() == threads
     assert json.loads((tmp_path / "bench.json").read_text()) == result
     assert BENCHES["driving"] is driving

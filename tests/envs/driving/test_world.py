@@ -291,3 +291,17 @@ def test_the_expert_succeeds_on_test_maps(name: str) -> None:
         if over.all():
             break
     assert success.float().mean() >= 0.92  # 95 % is the aim; 64 episodes tell no better
+
+
+@pytest.mark.slow
+def test_a_compiled_step_drives_the_same() -> None:
+    """But for the last bits of floats: compiling takes a minute."""
+    plain, compiled = (DrivingEnv(count=16, maps="town", map_count=2, compiled=flag) for flag in (False, True))
+    for world in (plain, compiled):
+        world.reset(seed=4)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(30):
+        action = torch.rand(16, 2, generator=generator) * 2 - 1
+        here, there = plain.step(action), compiled.step(action)
+        assert (here[0] - there[0]).abs().max() < 1e-3  # type: ignore[operator]
+        assert (here[1] - there[1]).abs().max() < 1e-3 and torch.equal(here[2], there[2])
