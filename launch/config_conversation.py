@@ -126,12 +126,59 @@ class LedgerRecipe(ConversationRecipe):
     """Held-out tasks of the evaluations before and after."""
 
 
+@dataclass(frozen=True)
+class ToolsRecipe(ConversationRecipe):
+    """Any world of tools, and any checkpoint: imitation of what a teacher said, where one did, then reinforcement."""
+
+    name: str = "tools"
+    """What the run is called in tables."""
+    world: str = "retrieval/ledger-v0"
+    """A name that `palaestra list` shows, or module:Class."""
+    rows: str = ""
+    """JSON Lines, an episode each: what the world's `reset` takes, and perhaps "says", a teacher's texts, by turns."""
+    held_out: str = ""
+    """The same, for evaluations."""
+    model: str = "tiny"
+    """Folder of an image-text-to-text or text checkpoint; "tiny" is a small one with random weights."""
+    rank: int = 0
+    """Of low-rank adapters; 0 trains every weight."""
+    turns: int = 8
+    """Calls that are carried out in an episode."""
+    solved: float = 1.0
+    """What the world pays at least for an episode that counts as a success."""
+    device: str = "cpu"
+    """Where the model lives: cpu or cuda."""
+    imitation: ImitationConfig = field(default_factory=lambda: ImitationConfig(trajectories=500, batch=16))
+    """Supervised fine-tuning on what a teacher said."""
+    objective: str = "dapo"
+    """Member of the policy-gradient family: see agents/grpo/presets.py. This one needs no second copy of the model."""
+    longest: int = 64
+    """Tokens of a turn of the agent."""
+    final_episodes: int = 200
+    """Held-out rows of the evaluations before and after; all of them where there are fewer."""
+
+    def validate(self) -> None:
+        """Raise ValueError or LookupError on what cannot work, before anything slow starts."""
+        super().validate()
+        for name in ("rows", "held_out"):
+            if not Path(getattr(self, name)).is_file():
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}, which is no file: give JSON Lines, an object an episode, with "
+                    f"what the reset of {self.world} takes, and perhaps what a teacher says."
+                )
+        if self.model != "tiny" and not (Path(self.model) / "config.json").is_file():
+            raise ValueError(f"model is {self.model!r}, which holds no config.json: give a checkpoint's folder.")
+        if self.rank < 0 or self.turns < 1:
+            raise ValueError(f"rank is {self.rank}, expected 0 or more, and turns {self.turns}, expected 1 or more.")
+
+
 def conversation_from_json(path: Path) -> ConversationRecipe | None:
     """Read such a recipe back; None where the file holds a recipe of another kind."""
     data = read_json(path)
     if not isinstance(data, dict) or "curriculum" not in data:
         return None
-    recipe = build(VragRecipe if "pretrain" in data else LedgerRecipe, data, path.name)
+    kind = VragRecipe if "pretrain" in data else ToolsRecipe if "held_out" in data else LedgerRecipe
+    recipe = build(kind, data, path.name)
     assert isinstance(recipe, ConversationRecipe)
     return recipe
 

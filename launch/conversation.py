@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from torch import Tensor
 
-from palaestra.agents.core import Stateful
 from palaestra.agents.grpo.curriculum import KINDS, Curriculum, Prompt, gather
 from palaestra.agents.grpo.imitation import demonstrate, imitate
 from palaestra.agents.grpo.learner import GRPO
@@ -24,6 +23,7 @@ from palaestra.agents.grpo.presets import preset
 from palaestra.agents.grpo.rollout import SpeakConfig, Trajectory, converse
 from palaestra.agents.grpo.scores import Scores
 from palaestra.agents.grpo.tiny import TinySpeaker
+from palaestra.agents.grpo.vlm_speaker import VlmSpeaker
 from palaestra.agents.optimiser import under
 from palaestra.envs.core import Fault, episode_seed
 from palaestra.envs.retrieval.core import Conversations, Record
@@ -41,14 +41,12 @@ IMITATED = "imitated.safetensors"
 class Agent:
     """What is learnt in such a run, as a checkpoint holds it."""
 
-    def __init__(self, speaker: nn.Module, learner: GRPO, curriculum: Curriculum) -> None:
+    def __init__(self, speaker: TinySpeaker | VlmSpeaker, learner: GRPO, curriculum: Curriculum) -> None:
         self.speaker, self.learner, self.curriculum = speaker, learner, curriculum
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return model, optimiser, critic and what the curriculum remembers."""
-        parts: dict[str, Stateful | nn.Module] = {
-            "speaker": self.speaker, "learner": self.learner, "curriculum": self.curriculum
-        }  # fmt: skip
+        parts = {"speaker": self.speaker, "learner": self.learner, "curriculum": self.curriculum}
         return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -64,7 +62,7 @@ class ConversationRun(Run):
     recipe: ConversationRecipe
     learner: Agent
     worlds: Conversations
-    speaker: TinySpeaker
+    speaker: TinySpeaker | VlmSpeaker
     tasks: Mapping[str, Sequence[Any]]
     """Splits "sft", "rl" and "test"."""
     success: str
@@ -123,6 +121,9 @@ class ConversationRun(Run):
     def freeze(self) -> None:
         """Leave out of reinforcement what is not to be trained."""
 
+    def export(self) -> None:
+        """Write what was learnt in a form that others take."""
+
     def _imitate(self) -> None:
         recipe = self.recipe
         if recipe.imitated:
@@ -131,6 +132,8 @@ class ConversationRun(Run):
         self.pretrain()
         generator = np.random.default_rng((recipe.seed, 0x736674))
         tasks = self.tasks["sft"]
+        if not tasks:
+            return
         chosen = [tasks[i] for i in generator.integers(len(tasks), size=recipe.imitation.trajectories)]
         plans = [self.demonstration(task, generator) for task in chosen]
         demonstrations = demonstrate(self.speaker, self.worlds, chosen, plans)
@@ -241,8 +244,14 @@ def start(recipe: ConversationRecipe, run: Path) -> Path:
 def take_on(recipe: ConversationRecipe, run: Path) -> Path:
     """Take a run on from its newest checkpoint, from the beginning where it has none; return the folder."""
     from palaestra.launch.ledger import LedgerRun
+    from palaestra.launch.tools import ToolsRun
     from palaestra.launch.vrag import VragRun
 
     recipe.validate()
-    kinds: dict[str, type[ConversationRun]] = {"VragRecipe": VragRun, "LedgerRecipe": LedgerRun}
-    return kinds[type(recipe).__name__](recipe, run).play()
+    kinds: dict[str, type[ConversationRun]] = {
+        "VragRecipe": VragRun, "LedgerRecipe": LedgerRun, "ToolsRecipe": ToolsRun
+    }  # fmt: skip
+    started = kinds[type(recipe).__name__](recipe, run)
+    started.play()
+    started.export()
+    return run

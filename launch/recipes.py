@@ -23,7 +23,7 @@ from palaestra.launch.config import (
     VLARecipe,
     WorldConfig,
 )
-from palaestra.launch.config_conversation import ConversationRecipe, LedgerRecipe, VragRecipe
+from palaestra.launch.config_conversation import ConversationRecipe, LedgerRecipe, ToolsRecipe, VragRecipe
 
 REACH = Recipe(
     name="reach",
@@ -128,7 +128,9 @@ VRAG_PAGES = VragRecipe()
 
 LEDGER = LedgerRecipe()
 
-CONVERSATIONS: dict[str, ConversationRecipe] = {recipe.name: recipe for recipe in (VRAG_PAGES, LEDGER)}
+TOOLS = ToolsRecipe()
+
+CONVERSATIONS: dict[str, ConversationRecipe] = {recipe.name: recipe for recipe in (VRAG_PAGES, LEDGER, TOOLS)}
 """Recipes of a third kind: agents that talk to worlds of tools."""
 
 

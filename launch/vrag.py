@@ -37,6 +37,7 @@ class VragRun(ConversationRun):
 
     recipe: VragRecipe
     success = "the answer equals the reference, up to case, articles and punctuation"
+    speaker: TinySpeaker
     client: Client | None = None
 
     @property

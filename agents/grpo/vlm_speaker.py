@@ -7,7 +7,7 @@ need their own `position_ids`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,7 +120,8 @@ class VlmSpeaker:
         log_p = self._speakable(out.logits[:, :-1]).log_softmax(-1)
         chosen = log_p.gather(-1, ids[:, 1:, None]).squeeze(-1)
         entropy = -(log_p.exp() * log_p).sum(-1)
-        return F.pad(chosen, (1, 0)), F.pad(entropy, (1, 0))
+        # Where the conversations are: on the host.
+        return F.pad(chosen, (1, 0)).cpu(), F.pad(entropy, (1, 0)).cpu()
 
     def hidden(self, ids: Tensor, real: Tensor, images: Sequence[Tensor]) -> Tensor:
         """Return what the model's head reads; see `Speaker.hidden`."""
@@ -135,6 +136,21 @@ class VlmSpeaker:
         """Return the model's weights."""
         found: Iterable[torch.nn.Parameter] = self.model.parameters()
         return found
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the weights that are trained."""
+        return {name: weight.detach() for name, weight in self.model.named_parameters() if weight.requires_grad}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore `state_dict`.
+
+        Raises:
+            KeyError: A trained weight is missing.
+        """
+        with torch.no_grad():
+            for name, weight in self.model.named_parameters():
+                if weight.requires_grad:
+                    weight.copy_(state[name])
 
     def _speakable(self, logits: Tensor) -> Tensor:
         """Return logits [..., V] in which special tokens are out of reach: an agent cannot forge turns."""
