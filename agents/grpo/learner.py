@@ -162,7 +162,7 @@ class GRPO:
             value = value + self.config.hint_weight * imitated
         self._optimiser.zero_grad()
         value.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self.config.gradient_clip)
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self.config.gradient_clip).to(value.device)
         require_finite(value.detach() + norm, "the loss or its gradient", "lower learning_rate")
         self._optimiser.step()
         if self._critic is not None:

@@ -18,6 +18,20 @@ APART = 15.0
 """Metres between the ego and traffic at the start."""
 
 
+def check_room(arena: Arena, vehicles: int, walkers: int) -> None:
+    """Raise ValueError for counts that make no sense, or more vehicles than a map has places for."""
+    for name, value in (("vehicles", vehicles), ("walkers", walkers)):
+        if value < 0:
+            raise ValueError(f"driving: {name} is {value}, expected 0 or more.")
+    spawns = arena.spawn_range[:, 1] - arena.spawn_range[:, 0]
+    room = int(spawns.min())
+    if vehicles > room:
+        raise ValueError(
+            f"driving: {vehicles} vehicles, but map {int(spawns.argmin())} has places for {room} to start. Ask for "
+            f"vehicles={room} or fewer, or choose larger maps."
+        )
+
+
 def start(arena: Arena, tables: Tables, seed: Tensor, vehicles: int, walkers: int) -> State:
     """Return worlds at the start of their episodes.
 

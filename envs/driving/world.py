@@ -26,7 +26,7 @@ from palaestra.envs.driving.rewards import completion, found_rl, wanted_share
 from palaestra.envs.driving.route import follow, row_at
 from palaestra.envs.driving.rules import judge
 from palaestra.envs.driving.score import METRICS, Record
-from palaestra.envs.driving.start import start
+from palaestra.envs.driving.start import check_room, start
 from palaestra.envs.driving.state import DT, Light, State, blank, lights
 from palaestra.envs.driving.surroundings import surroundings, time_to_collision
 from palaestra.envs.driving.tables import OfRoute, tabulate
@@ -126,22 +126,22 @@ class DrivingEnv(VectorEnv[Observed, Tensor, Tensor]):
         self.num_envs = count
         self.device = torch.device(device)
         arena = build_arena(suite(maps, split, map_count, map_seed)) if isinstance(maps, str) else maps
-        _check_room(arena, vehicles, walkers)
+        check_room(arena, vehicles, walkers)
         self.arena = arena.to(self.device)
         self.tables = tabulate(self.arena)
-        self.cruise, self.compiled, self.render_mode = cruise, compiled, render_mode
-        self.reward, self.endings = reward, endings
+        self.cruise, self.reward, self.endings = cruise, reward, endings
+        self.compiled, self.render_mode = compiled, render_mode
         self.max_episode_steps = max_episode_steps or _patience(arena, cruise)
         self._views = Views(self.arena, self.tables.signals, view, pixels)
         self.painter = self._views.painter
-        self.single_observation_space = self._views.space(vehicles + 1, walkers)
-        self.single_action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
         self._drivers, self._walkers = vehicles, walkers
         self._clear()
 
     def _clear(self) -> None:
         """Make the batch: its spaces, and room for what changes."""
         count = self.num_envs
+        self.single_observation_space = self._views.space(self._drivers + 1, self._walkers)
+        self.single_action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
         self.observation_space = batch_space(self.single_observation_space, count)
         self.action_space = batch_space(self.single_action_space, count)
         self._lookers = -(-self._drivers // PERIOD)
@@ -370,20 +370,6 @@ def _patience(arena: Arena, cruise: float) -> int:
     longest = float(arena.route_count.max()) * SPACING
     red = float(arena.cycle.max()) if len(arena.cycle) else 0.0
     return int((2 * longest / cruise + 2 * red + 30) / DT)
-
-
-def _check_room(arena: Arena, vehicles: int, walkers: int) -> None:
-    """Raise ValueError for counts that make no sense."""
-    for name, value in (("vehicles", vehicles), ("walkers", walkers)):
-        if value < 0:
-            raise ValueError(f"driving: {name} is {value}, expected 0 or more.")
-    spawns = arena.spawn_range[:, 1] - arena.spawn_range[:, 0]
-    room = int(spawns.min())
-    if vehicles > room:
-        raise ValueError(
-            f"driving: {vehicles} vehicles, but map {int(spawns.argmin())} has places for {room} to start. Ask for "
-            f"vehicles={room} or fewer, or choose larger maps."
-        )
 
 
 WORLDS: dict[str, partial[DrivingEnv]] = {
