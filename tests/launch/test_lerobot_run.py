@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from palaestra.agents.flow.imitation import ImitationConfig
 from palaestra.agents.flow.pi_rl import PiRLConfig
@@ -32,7 +34,7 @@ RECIPE = VLARecipe(
 
 
 def test_a_run_and_the_run_that_goes_on_from_its_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Trained from nothing, exported to LeRobot's format, and fine-tuned from there by the same recipe."""
+    """Trained from nothing, exported to LeRobot's format, and fine-tuned from there by adapters, which are merged."""
     run = train(RECIPE, tmp_path / "first")
     assert json.loads((run / "result.json").read_text())["evaluations"]
     assert main(["export", str(run), "--to", str(tmp_path / "lerobot")]) == 0
@@ -41,9 +43,15 @@ def test_a_run_and_the_run_that_goes_on_from_its_export(tmp_path: Path, capsys: 
     assert spec.images == {"overhead": (32, 32, 3), "side": (32, 32, 3)} and spec.chunk == 2
     found = inspect(run)
     assert [finding.state for finding in found] == ["ok"] * 3 and "a run of palaestra" in found[0].found
-    policy = replace(RECIPE.policy, base=str(tmp_path / "lerobot"), steps=3)
+    base = str(tmp_path / "lerobot")
+    policy = replace(RECIPE.policy, base=base, steps=3, imitation="frozen", reinforcement="lora", rank=2)
     again = train(replace(RECIPE, policy=policy), tmp_path / "second")
-    assert (again / "result.json").is_file()
+    assert main(["export", str(again), "--to", str(tmp_path / "adapted")]) == 0
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("lerobot", "adapted"))
+    assert before.keys() == after.keys()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    language = "model.vlm_with_expert.vlm.model.text_model.layers."
+    assert any(name.startswith(language) for name in moved) and not any("vision_model" in name for name in moved)
 
 
 def test_worlds_that_the_policy_was_not_made_for(tmp_path: Path) -> None:
