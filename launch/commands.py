@@ -16,68 +16,38 @@ import tyro
 
 def train_command(words: Sequence[str]) -> int:
     """Train a recipe by name, or go on with a run."""
-    from palaestra.launch.config import tuning_from_json
-    from palaestra.launch.config_conversation import conversation_from_json
-    from palaestra.launch.recipes import CONVERSATIONS, RECIPES, TUNINGS, recipe_named
+    from palaestra.launch.config import AnyRecipe
+    from palaestra.launch.config_tuning import TuningRecipe
+    from palaestra.launch.recipes import ABOUT, recipe_named
     from palaestra.launch.report import write_report
-    from palaestra.launch.train import resume, train
+    from palaestra.launch.train import read_recipe, resume, train
 
     if words and words[0] == "--resume":
         if len(words) != 2:
             raise ValueError("train --resume takes one run's folder and nothing else: its config.json says the rest.")
-        if tuning_from_json(Path(words[1]) / "config.json") is not None:
-            return _tune(words)
-        if conversation_from_json(Path(words[1]) / "config.json") is not None:
-            return _converse(words)
         run = resume(Path(words[1]))
-    elif words and words[0] in TUNINGS:
-        return _tune(words)
-    elif words and words[0] in CONVERSATIONS:
-        return _converse(words)
+    elif not words or words[0].startswith("-"):
+        print(f"palaestra train RECIPE [options], where RECIPE is one of\n{_table(ABOUT)}\n")
+        print("palaestra train --resume RUN")
+        return 0 if words else 2
     else:
-        if not words or words[0].startswith("-"):
-            names = "\n".join(f"  {name}" for name in (*RECIPES, *TUNINGS, *CONVERSATIONS))
-            print(f"palaestra train RECIPE [options], where RECIPE is one of\n{names}\n\npalaestra train --resume RUN")
-            return 0 if words else 2
         options = _options(recipe_named(words[0]), words)
         run = train(options.recipe, _folder(options))
-    _film(run)
+    recipe = read_recipe(run)
+    if isinstance(recipe, TuningRecipe):
+        _print_tuning(run)
+        return 0
+    if isinstance(recipe, AnyRecipe):
+        _film(run)
     _print_result(run)
     print(f"report: {write_report(run)}")
     return 0
 
 
-def _tune(words: Sequence[str]) -> int:
-    """Fine-tune a vision-language model by a recipe's name, or go on with such a run."""
-    from palaestra.launch.recipes import TUNINGS
-    from palaestra.launch.tuning import resume_tuning, tune
-
-    if words[0] == "--resume":
-        run = resume_tuning(Path(words[1]))
-    else:
-        options = _options(TUNINGS[words[0]], words)
-        run = tune(options.recipe, _folder(options))
-    _print_tuning(run)
-    return 0
-
-
-def _converse(words: Sequence[str]) -> int:
-    """Train an agent that talks to worlds of tools, or go on with such a run."""
-    from palaestra.launch.config_conversation import conversation_from_json
-    from palaestra.launch.conversation import start, take_on
-    from palaestra.launch.recipes import CONVERSATIONS
-    from palaestra.launch.report import write_report
-
-    if words[0] == "--resume":
-        recipe = conversation_from_json(Path(words[1]) / "config.json")
-        assert recipe is not None
-        run = take_on(recipe, Path(words[1]))
-    else:
-        options = _options(CONVERSATIONS[words[0]], words)
-        run = start(options.recipe, _folder(options))
-    _print_result(run)
-    print(f"report: {write_report(run)}")
-    return 0
+def _table(about: Mapping[str, str]) -> str:
+    """Return names and what they are, one a line."""
+    width = max(map(len, about))
+    return "\n".join(f"  {name:<{width}}  {text}" for name, text in about.items())
 
 
 def _options(recipe: Any, words: Sequence[str]) -> Any:
@@ -329,13 +299,12 @@ def list_command(words: Sequence[str]) -> int:
     from palaestra.envs.registry import names
     from palaestra.envs.retrieval.registry import names as conversations
     from palaestra.launch.bench import BENCHES
-    from palaestra.launch.recipes import CONVERSATIONS, RECIPES, TUNINGS
+    from palaestra.launch.recipes import ABOUT
 
-    recipes = [*RECIPES, *TUNINGS, *CONVERSATIONS]
-    worlds = [*names(), *conversations()]
-    for title, entries in (("worlds", worlds), ("recipes", recipes), ("benches", list(BENCHES))):
+    for title, entries in (("worlds", [*names(), *conversations()]), ("benches", list(BENCHES))):
         print(f"{title}:")
         print("\n".join(f"  {entry}" for entry in entries))
+    print(f"recipes:\n{_table(ABOUT)}")
     print("Any Gymnasium id and package.module:function are worlds too.")
     return 0
 

@@ -16,13 +16,13 @@ from palaestra.agents.flow.pi_rl import PiRLConfig
 from palaestra.agents.vla.adapters import Tuning
 from palaestra.agents.vla.augmentation import AugmentationConfig
 from palaestra.agents.vla.grounding import GroundingConfig
-from palaestra.agents.vlm.questions import Family
 from palaestra.agents.vlm.sft import SFTConfig
 from palaestra.launch.build import build, read_json
 from palaestra.launch.config_conversation import ConversationRecipe
 from palaestra.launch.config_found_rl import FoundRLRecipe as FoundRLRecipe
 from palaestra.launch.config_found_rl import TeacherConfig as TeacherConfig
 from palaestra.launch.config_found_rl import validate_found_rl
+from palaestra.launch.config_tuning import TuningRecipe
 from palaestra.launch.config_world import WorldConfig as WorldConfig
 
 
@@ -255,36 +255,8 @@ AnyRecipe = Recipe | FoundRLRecipe | DigiRLRecipe
 """A recipe of reinforcement."""
 
 
-@dataclass(frozen=True)
-class TuningRecipe:
-    """Supervised fine-tuning of a vision-language model on rendered questions, whole."""
-
-    name: str = "tiny-vlm"
-    """What the run is called in tables."""
-    base: str = ""
-    """Folder of the checkpoint to start from; where empty, a tiny one with random weights is built."""
-    image_size: int = 32
-    """Side in pixels to which the tiny checkpoint resizes pictures."""
-    families: tuple[Family, ...] = ("describe", "colour")
-    """Kinds of questions to learn."""
-    questions: int = 20_000
-    """Of the training split, in an epoch."""
-    held_out: int = 500
-    """Questions of an evaluation; their combinations of shape, colour and place are in no training picture."""
-    sft: Annotated[SFTConfig, tyro.conf.arg(name="")] = field(
-        default_factory=lambda: SFTConfig(grouped=False, learning_rate=2e-3)
-    )
-    """Fine-tuning."""
-    every: int = 200
-    """Gradient steps between checkpoints."""
-    device: str = "cpu"
-    """Where the model lives: cpu or cuda."""
-    seed: int = 0
-    """Of weights, questions and their order; held-out questions are the same for every seed."""
-    threads: int = 2
-    """Threads of torch."""
-
-
+AnyKind = AnyRecipe | TuningRecipe | ConversationRecipe
+"""A recipe of any kind."""
 R = TypeVar("R")
 
 
@@ -301,8 +273,11 @@ EVALUATION_SEED = 777
 """Start states of every evaluation come from this seed, whatever the run's: rates of different runs are paired."""
 
 
-def validate(recipe: AnyRecipe) -> None:
+def validate(recipe: AnyKind) -> None:
     """Raise ValueError on what cannot work, before anything slow starts."""
+    if isinstance(recipe, TuningRecipe | ConversationRecipe):
+        recipe.validate()
+        return
     positive = ["iterations", "every", "episodes", "final_episodes", "threads"]
     positive += ["demonstrations", "offline_episodes"] if isinstance(recipe, DigiRLRecipe) else ["decisions"]
     for name in positive:
@@ -355,7 +330,7 @@ def _validate_pi_rl(recipe: Recipe) -> None:
         raise ValueError("reward.success, reward.progress and reward.world are all 0: there is nothing to maximise.")
 
 
-def to_json(recipe: AnyRecipe | TuningRecipe | ConversationRecipe) -> str:
+def to_json(recipe: AnyKind) -> str:
     """Return a recipe as JSON, as a run's `config.json` holds it."""
     return json.dumps(dataclasses.asdict(recipe), indent=2) + "\n"
 
@@ -370,14 +345,4 @@ def from_json(path: Path) -> AnyRecipe:
         kind = FoundRLRecipe if "teacher" in keys else DigiRLRecipe
     recipe = build(kind, data, path.name)
     assert isinstance(recipe, kind)
-    return recipe
-
-
-def tuning_from_json(path: Path) -> TuningRecipe | None:
-    """Read a tuning recipe back, likewise; None where the file holds a recipe of the other kind."""
-    data = read_json(path)
-    if "sft" not in data:
-        return None
-    recipe = build(TuningRecipe, data, path.name)
-    assert isinstance(recipe, TuningRecipe)
     return recipe

@@ -27,7 +27,7 @@ from palaestra.agents.grpo.vlm_speaker import VlmSpeaker
 from palaestra.agents.optimiser import under
 from palaestra.envs.core import Fault, episode_seed
 from palaestra.envs.retrieval.core import Conversations, Record
-from palaestra.launch.config import EVALUATION_SEED, to_json
+from palaestra.launch.config import EVALUATION_SEED
 from palaestra.launch.config_conversation import ConversationRecipe
 from palaestra.launch.evaluate import Evaluation, PlayedEpisode, VoidEpisode
 from palaestra.launch.files import write_atomically
@@ -227,27 +227,12 @@ def _kept(records: Sequence[Record], scores: Scores) -> list[Record]:
     return [record for record, valid in zip(records, scores.valid.tolist(), strict=True) if valid]
 
 
-def start(recipe: ConversationRecipe, run: Path) -> Path:
-    """Start a run in a new folder and take it to its end; return the folder.
-
-    Raises:
-        FileExistsError: The folder already holds a run.
-        ValueError: The recipe cannot work.
-    """
-    recipe.validate()
-    if (run / "config.json").exists():
-        raise FileExistsError(f"{run} already holds a run: resume it with --resume {run}, or choose another --run.")
-    write_atomically(run / "config.json", to_json(recipe).encode())
-    return take_on(recipe, run)
-
-
-def take_on(recipe: ConversationRecipe, run: Path) -> Path:
+def converse_and_learn(recipe: ConversationRecipe, run: Path) -> Path:
     """Take a run on from its newest checkpoint, from the beginning where it has none; return the folder."""
     from palaestra.launch.ledger import LedgerRun
     from palaestra.launch.tools import ToolsRun
     from palaestra.launch.vrag import VragRun
 
-    recipe.validate()
     kinds: dict[str, type[ConversationRun]] = {
         "VragRecipe": VragRun, "LedgerRecipe": LedgerRun, "ToolsRecipe": ToolsRun
     }  # fmt: skip

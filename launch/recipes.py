@@ -11,19 +11,19 @@ from palaestra.agents.found_rl.config import FoundRLConfig
 from palaestra.agents.vla.augmentation import AugmentationConfig
 from palaestra.agents.vla.grounding import GroundingConfig
 from palaestra.launch.config import (
-    AnyRecipe,
+    AnyKind,
     DemonstrationConfig,
     DigiRLRecipe,
     FoundRLRecipe,
     PolicyConfig,
     Recipe,
     RewardConfig,
-    TuningRecipe,
     VLAConfig,
     VLARecipe,
     WorldConfig,
 )
-from palaestra.launch.config_conversation import ConversationRecipe, LedgerRecipe, ToolsRecipe, VragRecipe
+from palaestra.launch.config_conversation import LedgerRecipe, ToolsRecipe, VragRecipe
+from palaestra.launch.config_tuning import TuningRecipe
 
 REACH = Recipe(
     name="reach",
@@ -112,27 +112,23 @@ FOUND_RL_DRIVING = FoundRLRecipe(learner=FoundRLConfig(guidance="vmr+awag"))
 
 DIGIRL_PHONE = DigiRLRecipe()
 
-RECIPES: dict[str, AnyRecipe] = {
-    recipe.name: recipe
-    for recipe in (
-        REACH, PUSH_CUBE, PICK_CUBE, STACK_CUBE, VLA_TABLETOP, VLA_PICK_PLACE, FOUND_RL_DRIVING, DIGIRL_PHONE,
-    )
-}
-
-TINY_VLM = TuningRecipe()
-
-TUNINGS = {recipe.name: recipe for recipe in (TINY_VLM,)}
-"""Recipes of the other kind: supervised fine-tuning of a vision-language model."""
-
-VRAG_PAGES = VragRecipe()
-
-LEDGER = LedgerRecipe()
-
-TOOLS = ToolsRecipe()
-
-CONVERSATIONS: dict[str, ConversationRecipe] = {recipe.name: recipe for recipe in (VRAG_PAGES, LEDGER, TOOLS)}
-"""Recipes of a third kind: agents that talk to worlds of tools."""
-
+_ALL: tuple[tuple[AnyKind, str], ...] = (
+    (REACH, "a toy world: imitation, then π_RL"),
+    (PUSH_CUBE, "ManiSkill's arm pushes a cube: imitation, then π_RL"),
+    (PICK_CUBE, "it picks a cube up and holds it still"),
+    (STACK_CUBE, "it stacks two cubes (not learnt so far)"),
+    (VLA_TABLETOP, "pictures and words in, actions out: drawers; imitation, then π_RL"),
+    (VLA_PICK_PLACE, "the same: things are put where the words say"),
+    (FOUND_RL_DRIVING, "a car learns to drive with a teacher's advice (Found-RL)"),
+    (DIGIRL_PHONE, "a vision-language model learns to use a phone (DigiRL)"),
+    (VragRecipe(), "search page images, crop, answer (VRAG-RL)"),
+    (LedgerRecipe(), "look prices up, calculate, answer: text alone"),
+    (ToolsRecipe(), "your world of tools and any checkpoint: imitation, then the policy-gradient family"),
+    (TuningRecipe(), "supervised fine-tuning of a vision-language model"),
+)
+RECIPES: dict[str, AnyKind] = {recipe.name: recipe for recipe, _ in _ALL}
+ABOUT: dict[str, str] = {recipe.name: about for recipe, about in _ALL}
+"""What each recipe is, in a few words."""
 
 DEMOS = {
     "robot": ("pi-rl-push-cube",),
@@ -142,11 +138,10 @@ DEMOS = {
 """What each demo trains; the first one is shown where none is named."""
 
 
-def recipe_named(name: str) -> AnyRecipe:
+def recipe_named(name: str) -> AnyKind:
     """Return a recipe; a wrong name gets the nearest right ones."""
     if name in RECIPES:
         return RECIPES[name]
-    known = (*RECIPES, *TUNINGS, *CONVERSATIONS)
-    near = difflib.get_close_matches(name, known, 3, 0.4)
+    near = difflib.get_close_matches(name, RECIPES, 3, 0.4)
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-    raise LookupError(f"there is no recipe {name!r}.{hint} Recipes: {', '.join(known)}.")
+    raise LookupError(f"there is no recipe {name!r}.{hint} Recipes: {', '.join(RECIPES)}.")

@@ -25,6 +25,7 @@ from palaestra.envs.manipulation.tabletop.pointing import PLACES
 from palaestra.envs.registry import make
 from palaestra.launch import checkpoint
 from palaestra.launch.config import (
+    AnyKind,
     AnyRecipe,
     DigiRLRecipe,
     FoundRLRecipe,
@@ -34,6 +35,8 @@ from palaestra.launch.config import (
     to_json,
     validate,
 )
+from palaestra.launch.config_conversation import ConversationRecipe, conversation_from_json
+from palaestra.launch.config_tuning import TuningRecipe, tuning_from_json
 from palaestra.launch.demonstrations import demonstrations
 from palaestra.launch.files import write_atomically
 from palaestra.launch.run import Run, WorldsRun
@@ -45,8 +48,8 @@ if TYPE_CHECKING:
     from palaestra.agents.found_rl.policy import DrivingPolicy
 
 
-def train(recipe: AnyRecipe, run: Path) -> Path:
-    """Start a run in a new folder and take it to its end; return the folder.
+def train(recipe: AnyKind, run: Path) -> Path:
+    """Start a run of any recipe in a new folder and take it to its end; return the folder.
 
     Raises:
         FileExistsError: The folder already holds a run.
@@ -57,13 +60,31 @@ def train(recipe: AnyRecipe, run: Path) -> Path:
         raise FileExistsError(f"{run} already holds a run: resume it with --resume {run}, or choose another --run.")
     run.mkdir(parents=True, exist_ok=True)
     write_atomically(run / "config.json", to_json(recipe).encode())
-    return _run(recipe, run).play()
+    return _play(recipe, run)
 
 
 def resume(run: Path) -> Path:
     """Take a run on from its newest checkpoint, from the beginning where it has none; return the folder."""
-    recipe = from_json(run / "config.json")
+    recipe = read_recipe(run)
     validate(recipe)
+    return _play(recipe, run)
+
+
+def read_recipe(run: Path) -> AnyKind:
+    """Return the recipe of a run, of whatever kind."""
+    path = run / "config.json"
+    return tuning_from_json(path) or conversation_from_json(path) or from_json(path)
+
+
+def _play(recipe: AnyKind, run: Path) -> Path:
+    if isinstance(recipe, TuningRecipe):
+        from palaestra.launch.tuning import tune
+
+        return tune(recipe, run)
+    if isinstance(recipe, ConversationRecipe):
+        from palaestra.launch.conversation import converse_and_learn
+
+        return converse_and_learn(recipe, run)
     return _run(recipe, run).play()
 
 

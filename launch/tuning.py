@@ -12,10 +12,11 @@ from typing import Any
 import torch
 
 from palaestra.agents.vlm.core import Generate, Text
-from palaestra.agents.vlm.questions import ANSWERS, FAMILIES, Question, Questions, blind_rate, shuffled
+from palaestra.agents.vlm.questions import ANSWERS, Question, Questions, blind_rate, shuffled
 from palaestra.agents.vlm.sft import Tuner
 from palaestra.launch import checkpoint
-from palaestra.launch.config import EVALUATION_SEED, TuningRecipe, to_json, tuning_from_json
+from palaestra.launch.config import EVALUATION_SEED, to_json
+from palaestra.launch.config_tuning import TuningRecipe
 from palaestra.launch.files import write_atomically
 from palaestra.launch.randomness import random_state, set_random_state
 from palaestra.launch.result import FORMAT, provenance
@@ -35,52 +36,7 @@ LEARNT = {"full": "model", "lora": "adapter"}
 
 
 def tune(recipe: TuningRecipe, run: Path) -> Path:
-    """Start a run in a new folder and take it to its end; return the folder.
-
-    Raises:
-        FileExistsError: The folder already holds a run.
-        ValueError: The recipe cannot work.
-    """
-    _validate(recipe)
-    if (run / "config.json").exists():
-        raise FileExistsError(f"{run} already holds a run: resume it with --resume {run}, or choose another --run.")
-    write_atomically(run / "config.json", to_json(recipe).encode())
-    return _play(recipe, run)
-
-
-def resume_tuning(run: Path) -> Path:
-    """Take a run on from its newest checkpoint, from the beginning where it has none; return the folder.
-
-    Raises:
-        ValueError: The run is no fine-tuning.
-    """
-    recipe = tuning_from_json(run / "config.json")
-    if recipe is None:
-        raise ValueError(f"{run} is no fine-tuning of a vision-language model.")
-    _validate(recipe)
-    return _play(recipe, run)
-
-
-def _validate(recipe: TuningRecipe) -> None:
-    """Raise ValueError on what cannot work, before anything slow starts."""
-    positive = {name: getattr(recipe, name) for name in ("questions", "held_out", "every", "threads")}
-    positive |= {name: getattr(recipe.sft, name) for name in ("steps", "batch", "accumulate", "rank")}
-    for name, value in positive.items():
-        if value < 1:
-            raise ValueError(f"{name} is {value}; it must be at least 1.")
-    if recipe.sft.method == "lora" and not recipe.base:
-        raise ValueError(
-            "LoRA adapts what a model has learnt, and a tiny checkpoint's weights are random: "
-            "first run `palaestra train tiny-vlm --run RUN`, then give --base RUN/model."
-        )
-    if recipe.base and not (Path(recipe.base) / "config.json").is_file():
-        raise ValueError(f"base is {recipe.base!r}, which holds no config.json: give the folder of a checkpoint.")
-    if not recipe.families:
-        raise ValueError(f"families is empty; choose from {', '.join(FAMILIES)}.")
-
-
-def _play(recipe: TuningRecipe, run: Path) -> Path:
-    """Measure, train from the newest checkpoint, save, measure again, and write what came out."""
+    """Measure, train from the newest checkpoint, save, measure again, and write what came out; return the folder."""
     from palaestra.agents.vlm.engines.transformers_engine import TransformersEngine
 
     torch.set_num_threads(recipe.threads)

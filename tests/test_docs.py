@@ -12,7 +12,7 @@ import pytest
 
 from palaestra.envs.registry import names
 from palaestra.launch.cli import COMMANDS
-from palaestra.launch.recipes import CONVERSATIONS, RECIPES, TUNINGS
+from palaestra.launch.recipes import RECIPES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -75,7 +75,7 @@ def test_every_named_world_recipe_and_file_is_there() -> None:
     for world in re.findall(r"`((?:toy|maniskill)/\w+-\w+)`", README):
         assert world in names()
     for recipe in re.findall(r"palaestra train ([a-z][\w-]+)", README):
-        assert recipe in {*RECIPES, *TUNINGS, *CONVERSATIONS}
+        assert recipe in RECIPES
     for path in re.findall(r"\]\((results/[^)]+)\)", README) + re.findall(
         r"`((?:results|envs|agents|launch)/[\w./]+)`", README
     ):

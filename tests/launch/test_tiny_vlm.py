@@ -9,11 +9,11 @@ import pytest
 from palaestra.agents.vlm.sft import SFTConfig
 from palaestra.launch import checkpoint
 from palaestra.launch.cli import main
-from palaestra.launch.config import TuningRecipe, tuning_from_json
+from palaestra.launch.config_tuning import TuningRecipe, tuning_from_json
 from palaestra.launch.recipes import TINY_VLM
 from palaestra.launch.statistics import wilson
 from palaestra.launch.track import read_metrics
-from palaestra.launch.tuning import resume_tuning, tune
+from palaestra.launch.train import resume, train
 
 SHORT = replace(
     TINY_VLM, questions=40, held_out=12, every=2, threads=1,
@@ -23,7 +23,7 @@ SHORT = replace(
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tune(SHORT, tmp_path_factory.mktemp("runs") / "full")
+    return train(SHORT, tmp_path_factory.mktemp("runs") / "full")
 
 
 def test_a_run_says_what_it_did(finished: Path) -> None:
@@ -52,7 +52,7 @@ def test_a_broken_run_ends_as_an_unbroken_one(finished: Path, tmp_path: Path) ->
             (run / path.relative_to(finished)).parent.mkdir(parents=True, exist_ok=True)
             (run / path.relative_to(finished)).write_bytes(path.read_bytes())
     (run / "checkpoints" / "000004" / "meta.json").unlink()
-    assert resume_tuning(run) == run
+    assert resume(run) == run
     weights = (folder / "model" / "model.safetensors" for folder in (run, finished))
     assert next(weights).read_bytes() == next(weights).read_bytes()
     losses = [[row["train/loss"] for row in read_metrics(path / "metrics.jsonl")] for path in (run, finished)]
@@ -62,7 +62,7 @@ def test_a_broken_run_ends_as_an_unbroken_one(finished: Path, tmp_path: Path) ->
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(config | {"questions": 41}))
     with pytest.raises(checkpoint.CheckpointError, match="another recipe"):
-        resume_tuning(run)
+        resume(run)
 
 
 def test_an_adapter_is_trained_on_what_was_learnt(
@@ -95,17 +95,14 @@ def test_an_adapter_is_trained_on_what_was_learnt(
 )
 def test_what_cannot_work_is_refused_at_once(recipe: TuningRecipe, complaint: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=complaint):
-        tune(recipe, tmp_path / "run")
+        train(recipe, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_runs_are_not_mixed_up(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_are_not_mixed_up(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(FileExistsError, match="already holds a run"):
-        tune(SHORT, finished)
+        train(SHORT, finished)
     assert main(["train", "tiny-vml"]) == 1
     assert "Did you mean 'tiny-vlm'" in capsys.readouterr().err
     assert main(["list"]) == 0
     assert "tiny-vlm" in capsys.readouterr().out
-    (tmp_path / "config.json").write_text('{"name": "reach"}')
-    with pytest.raises(ValueError, match="is no fine-tuning"):
-        resume_tuning(tmp_path)

@@ -13,9 +13,9 @@ from palaestra.agents.vlm.checkpoint import is_adapter
 from palaestra.agents.vlm.core import Generate, Message
 from palaestra.agents.vlm.engines import open_engine
 from palaestra.launch.config_conversation import ToolsRecipe, conversation_from_json
-from palaestra.launch.conversation import start, take_on
 from palaestra.launch.result import read_result
 from palaestra.launch.tools import read_rows
+from palaestra.launch.train import resume, train
 
 SHOP = '''
 PRICES = {"apple": 3, "pear": 4}
@@ -57,7 +57,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ToolsRecipe:
 
 
 def test_rows_and_a_class_are_enough(shop: ToolsRecipe, tmp_path: Path) -> None:
-    run = start(shop, tmp_path / "run")
+    run = train(shop, tmp_path / "run")
     result = read_result(run / "result.json")
     assert [one["name"] for one in result["evaluations"]] == ["before", "before, sampled", "after", "after, sampled"]
     assert all(one["episodes"] == 2 for one in result["evaluations"])
@@ -68,24 +68,24 @@ def test_rows_and_a_class_are_enough(shop: ToolsRecipe, tmp_path: Path) -> None:
     assert engine.answer([asked])[0].text.startswith("<price>")  # type: ignore[union-attr]
 
     adapted = replace(shop, model=str(run / "model"), rank=4, rows=shop.held_out, iterations=1)
-    again = start(adapted, tmp_path / "adapted")
+    again = train(adapted, tmp_path / "adapted")
     assert is_adapter(again / "model")
     (again / "result.json").unlink()
-    assert take_on(adapted, again) == again and (again / "result.json").is_file()
+    assert resume(again) == again and (again / "result.json").is_file()
 
 
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(shop: ToolsRecipe, tmp_path: Path) -> None:
-    whole = start(replace(shop, imitation=ImitationConfig(trajectories=16, epochs=2, batch=16)), tmp_path / "whole")
+    whole = train(replace(shop, imitation=ImitationConfig(trajectories=16, epochs=2, batch=16)), tmp_path / "whole")
     part = tmp_path / "part"
     recipe = conversation_from_json(whole / "config.json")
     assert recipe is not None
-    start(recipe, part)
+    train(recipe, part)
     for late in (part / "result.json", part / "checkpoints" / "000002"):
         for file in late.iterdir() if late.is_dir() else [late]:
             file.unlink()
         if late.is_dir():
             late.rmdir()
-    take_on(recipe, part)
+    resume(part)
     ours, theirs = (
         torch.cat([value.flatten().float() for value in _weights(run).values()]) for run in (whole, part)
     )
@@ -107,7 +107,7 @@ def test_what_cannot_work_is_said_before_anything_starts(shop: ToolsRecipe, tmp_
         ({"rank": -1}, "rank is -1"),
     ):
         with pytest.raises(ValueError, match=message):
-            start(replace(shop, **wrong), tmp_path / "run")  # type: ignore[arg-type]
+            train(replace(shop, **wrong), tmp_path / "run")  # type: ignore[arg-type]
     for text, message in (
         ("\n", "has no rows"),
         ('{"question": 1}\n[1, 2]', "line 2: expected a JSON object"),

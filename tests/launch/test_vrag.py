@@ -21,8 +21,8 @@ from palaestra.launch.config_conversation import (
     VragRecipe,
     conversation_from_json,
 )
-from palaestra.launch.conversation import start, take_on
 from palaestra.launch.runs import read_run
+from palaestra.launch.train import resume, train
 
 SHORT = VragRecipe(
     pretrain=PretrainConfig(pages=8, vision_steps=2, vision_batch=4, steps=2, batch=8),
@@ -41,7 +41,7 @@ LEDGER = LedgerRecipe(
 
 
 def test_a_run_from_end_to_end(tmp_path: Path) -> None:
-    run = start(SHORT, tmp_path / "run")
+    run = train(SHORT, tmp_path / "run")
     found = read_run(run)
     assert [outcome.name for outcome in found.outcomes] == ["before", "before, sampled", "after", "after, sampled"]
     assert all(len(outcome.episodes) == 6 and outcome.seeds == tuple(range(6)) for outcome in found.outcomes)
@@ -51,25 +51,25 @@ def test_a_run_from_end_to_end(tmp_path: Path) -> None:
     before, state = load_file(run / "imitated.safetensors"), checkpoint.load(run / "checkpoints" / "000002")[0]
     assert all(bool((before[name] == state[f"learner.speaker.{name}"]).all()) for name in before if "eyes." in name)
     with pytest.raises(FileExistsError, match="already holds a run"):
-        start(SHORT, run)
-    again = start(replace(SHORT, imitated=str(run / "imitated.safetensors")), tmp_path / "again")
+        train(SHORT, run)
+    again = train(replace(SHORT, imitated=str(run / "imitated.safetensors")), tmp_path / "again")
     assert read_run(again).outcomes[0].episodes == found.outcomes[0].episodes  # the same model, the same questions
 
 
 @pytest.mark.parametrize("recipe", [SHORT, LEDGER], ids=["vrag-pages", "ledger"])
 def test_resume_equals_an_unbroken_run(recipe: ConversationRecipe, tmp_path: Path) -> None:
     """Stopped after the first boundary, or right after imitation: the same weights, critic and memory, bit for bit."""
-    whole, broken = start(recipe, tmp_path / "whole"), tmp_path / "broken"
-    start(replace(recipe, iterations=1), broken)
+    whole, broken = train(recipe, tmp_path / "whole"), tmp_path / "broken"
+    train(replace(recipe, iterations=1), broken)
     (broken / "result.json").unlink()
     (broken / "config.json").write_text(to_json(recipe))
     _disguise(broken / "checkpoints", recipe)
-    take_on(recipe, broken)
+    resume(broken)
     fresh = tmp_path / "fresh"
     fresh.mkdir()
     (fresh / "imitated.safetensors").write_bytes((whole / "imitated.safetensors").read_bytes())
     (fresh / "config.json").write_text(to_json(recipe))
-    take_on(recipe, fresh)
+    resume(fresh)
     name = f"{recipe.iterations:06d}"
     expected = checkpoint.load(whole / "checkpoints" / name)[0]
     for run in (broken, fresh):
@@ -109,14 +109,14 @@ def test_recipes_are_read_back(tmp_path: Path) -> None:
 )
 def test_what_cannot_work_is_refused_first(changes: dict[str, object], message: str, tmp_path: Path) -> None:
     with pytest.raises((ValueError, LookupError), match=message):
-        start(replace(SHORT, **changes), tmp_path / "run")  # type: ignore[arg-type]
+        train(replace(SHORT, **changes), tmp_path / "run")  # type: ignore[arg-type]
     assert not (tmp_path / "run").exists()
 
 
 def test_a_judge_that_is_down_voids_what_it_should_judge(tmp_path: Path) -> None:
     """Nothing is learnt from such episodes; what is reported is the truth, which needs no judge."""
     recipe = replace(SHORT, iterations=1, judge=AnswerJudgeConfig("model", "http://127.0.0.1:9"))
-    found = read_run(start(recipe, tmp_path / "run"))
+    found = read_run(train(recipe, tmp_path / "run"))
     assert all(outcome.faults == 0 for outcome in found.outcomes)
     assert found.metrics[1].get("rollout/form", 0.0) == 0.0  # whoever kept the form was to be judged, and is void
 
