@@ -10,13 +10,12 @@ from palaestra.agents.vlm.sft import SFTConfig
 from palaestra.launch import checkpoint
 from palaestra.launch.cli import main
 from palaestra.launch.config_tuning import TuningRecipe, tuning_from_json
-from palaestra.launch.recipes import TINY_VLM
 from palaestra.launch.statistics import wilson
 from palaestra.launch.track import read_metrics
 from palaestra.launch.train import resume, train
 
 SHORT = replace(
-    TINY_VLM, questions=40, held_out=12, every=2, threads=1,
+    TuningRecipe(), questions=40, held_out=12, every=2, threads=1,
     sft=SFTConfig(steps=4, batch=4, warmup=1),
 )
 
