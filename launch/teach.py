@@ -172,8 +172,10 @@ def drive_by(options: TeachOptions, engine: Engine | None) -> dict[str, Any]:
     with connect({"teacher": engine or ScriptedEngine("oracle")}) as client:
         picture = pictures_of(env, options.pixels)
         teacher = PromptTeacher(env, "teacher", picture) if engine else ScriptedTeacher(env)
-        played = evaluate(worlds, Asked(client, teacher, chunk), options.episodes, EVALUATION_SEED)
-    worlds.close()
+        try:
+            played = evaluate(worlds, Asked(client, teacher, chunk), options.episodes, EVALUATION_SEED)
+        finally:
+            worlds.close()
     return {
         "strict_success": played.success_at_end,
         "interval": played.interval_at_end,
