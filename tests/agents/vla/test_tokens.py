@@ -109,7 +109,7 @@ def test_imitation_says_what_was_shown(worlds: Worlds) -> None:
     episodes = demonstrate(1, seed=5, pixels=32)
     losses = [
         metrics["train/imitation_loss"]
-        for metrics in imitate(policy, episodes, ImitationConfig(steps=120, batch=16, learning_rate=3e-3))
+        for metrics in imitate(policy, episodes, ImitationConfig(steps=60, batch=16, learning_rate=6e-3))
     ]
     assert losses[-1] < 0.3 * losses[0]
     episode = episodes[0]
