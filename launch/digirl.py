@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from palaestra.agents.vlm.policy import Prompt, VLMPolicy, prompts_of
 from palaestra.agents.vlm.sft import Tuner
 from palaestra.agents.vlm.speaker import Speaker
 from palaestra.agents.vlm.tiny import build_tiny_vlm, set_phrases
-from palaestra.envs.core import Observation, Worlds
+from palaestra.envs.core import Fault, Observation, Worlds
 from palaestra.envs.registry import make
 from palaestra.launch.config import EVALUATION_SEED, DigiRLRecipe
 from palaestra.launch.connect import connect_to
@@ -97,9 +97,12 @@ class DigiRLRun(WorldsRun):
         started, offline = time.perf_counter(), self.iteration == 0
         rounds = -(-self.recipe.offline_episodes // self.worlds.count) if offline else 1
         self.episodes = self.episodes[: self.learner.played]  # a round that was not finished is played again
-        played = [
-            one for number in range(rounds) for one in play(self.worlds, self._act, self._seed(number))
-        ]
+        played: list[Played] = []
+        faults: list[Fault] = []
+        for number in range(rounds):
+            episodes, broken = play(self.worlds, self._act, self._seed(number))
+            played += episodes
+            faults += broken
         simulated = time.perf_counter()
         verdicts = self._judge(played)
         self._keep(played, verdicts)
@@ -111,7 +114,8 @@ class DigiRLRun(WorldsRun):
             "rollout/episodes": float(len(played)),
             "rollout/success_once": sum(one.success for one in played) / max(len(played), 1),
             "rollout/length": sum(len(one.actions) for one in played) / max(len(played), 1),
-            "rollout/faults": float(rounds * self.worlds.count - len(played)),
+            "rollout/faults": float(len(faults)),
+            "rollout/lost": float(rounds * self.worlds.count - len(played)),
             "time/simulate": simulated - started,
             "time/learn": time.perf_counter() - simulated,
         }
@@ -190,13 +194,17 @@ class DigiRLRun(WorldsRun):
         folder, recipe = self.run / "imitator", self.recipe
         if folder.exists():
             return folder
+        if not recipe.imitation.steps:
+            Tuner(Path(recipe.base), recipe.imitation).save(folder)
+            return folder
         demonstrations = demonstrate(recipe)
         base = Path(recipe.base) if recipe.base else self.run / "base"
         if not base.exists():
             corpus = [text for one in demonstrations for text in (*one.observation.text, *one.actions)]
+            quotes = {quote for one in demonstrations for quote in re.findall(r'"([^"]+)"', one.observation.text[0])}
             build_tiny_vlm(
                 base, seed=recipe.seed, image_size=recipe.image_size, corpus=corpus, vocabulary=recipe.vocabulary,
-                phrases=set_phrases([action for one in demonstrations for action in one.actions]),
+                phrases=set_phrases([action for one in demonstrations for action in one.actions], copied=quotes),
                 width=recipe.width, layers=recipe.layers,
             )
         samples = [
@@ -205,15 +213,9 @@ class DigiRLRun(WorldsRun):
             for prompt, action in zip(prompts_of(one.observation, recipe.cameras), one.actions, strict=True)
         ]
         tuner = Tuner(base, recipe.imitation, device=recipe.world.device)
-        recent: deque[float] = deque(maxlen=10)
         for number, metrics in enumerate(tuner.fit(samples, recipe.seed), start=1):
-            recent.append(metrics["train/loss"])
-            mean = sum(recent) / len(recent)
-            enough = len(recent) == recent.maxlen and mean < recipe.imitation_loss
-            if number % 100 == 0 or enough:
-                print(f"imitation {number}/{recipe.imitation.steps}: loss {mean:.3f}", flush=True)
-            if enough:
-                break
+            if number % 100 == 0:
+                print(f"imitation {number}/{recipe.imitation.steps}: loss {metrics['train/loss']:.3f}", flush=True)
         tuner.save(folder)
         if not recipe.base:
             shutil.rmtree(base)
@@ -221,7 +223,8 @@ class DigiRLRun(WorldsRun):
 
 
 def _actor(recipe: DigiRLRecipe, imitator: Path) -> tuple[Tuner, VLMPolicy]:
-    tuner = Tuner(imitator, recipe.actor, device=recipe.world.device)
+    updates = recipe.learner.offline_updates + (recipe.iterations - 1) * recipe.learner.online_updates
+    tuner = Tuner(imitator, replace(recipe.actor, steps=updates), device=recipe.world.device)
     policy = VLMPolicy(tuner.checkpoint, recipe.cameras, max_tokens=recipe.longest, temperature=recipe.temperature)
     return tuner, policy
 

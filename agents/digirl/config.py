@@ -20,7 +20,7 @@ class DigiRLConfig:
     """Where the paper and its released code differ, which of them."""
     decay: float = 0.5
     """λ: how fast the outcome's weight falls with the distance to the end."""
-    share: float = 0.3
+    share: float = 0.5
     """Trajectories that the filter of instructions keeps; the paper's 0.1 starves a small buffer."""
     instruction_filter: bool = True
     """Filter trajectories online (offline the paper has none)."""
@@ -30,7 +30,7 @@ class DigiRLConfig:
     """What the value functions minimise."""
     beta: float = 0.2
     """Temperature of `awr`."""
-    batch: int = 64
+    batch: int = 32
     """Steps of an update, drawn from the kept ones with replacement."""
     fit: int = 32
     """Of them, how many are in the model at once."""
@@ -38,11 +38,11 @@ class DigiRLConfig:
     """Adam's step size for the value functions."""
     offline_values: int = 200
     """Updates of each value function in the offline stage."""
-    offline_updates: int = 100
+    offline_updates: int = 300
     """Updates of the actor in the offline stage."""
     online_values: int = 10
     """Updates of each value function an iteration."""
-    online_updates: int = 10
+    online_updates: int = 20
     """Updates of the actor an iteration."""
     clip: float = 1.0
     """Largest norm of the value functions' gradient."""

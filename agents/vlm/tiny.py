@@ -123,9 +123,16 @@ def build_tiny_vlm(
     return path
 
 
-def set_phrases(texts: Sequence[str], share: float = 0.01) -> list[str]:
-    """Return what stands between the numbers of at least such a share of texts, two letters or more, sorted."""
-    found = Counter(part for text in texts for part in set(re.split(NUMBER, text)) if len(part) > 1)
+def set_phrases(texts: Sequence[str], share: float = 0.01, copied: Iterable[str] = ()) -> list[str]:
+    """Return what stands between the numbers of at least such a share of texts, two letters or more, sorted.
+
+    Args:
+        texts: What is said.
+        share: Of them.
+        copied: What is copied from prompts: it is cut out as numbers are, so that it keeps the tokens it has there.
+    """
+    between = "|".join([NUMBER, *map(re.escape, sorted(copied, key=len, reverse=True))])
+    found = Counter(part for text in texts for part in set(re.split(between, text)) if len(part) > 1)
     return sorted(part for part, count in found.items() if count >= share * len(texts))
 
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from palaestra.envs.android import fine, keyboard, system
+from palaestra.envs.android import fine, keyboard, language, system
 from palaestra.envs.android.app import App, Page
 from palaestra.envs.android.apps import APPS, LAUNCHER
 from palaestra.envs.android.draw import Placed, arrange, colored, paint
 from palaestra.envs.android.noise import CALM, Noise
-from palaestra.envs.android.palette import DARK, LIGHT
+from palaestra.envs.android.palette import DARK, LIGHT, SKY, WALLPAPERS
 from palaestra.envs.android.state import State
 from palaestra.envs.android.storage import Database, Row
 from palaestra.envs.android.views import TALL, WIDTH
@@ -53,6 +53,9 @@ class Device:
         self.state = State(seed, Random(f"{seed}/events"))
         if self.state.random.random() < self.noise.dark:
             self.state.settings["secure"]["ui_night_mode"] = "2"
+        look = self.seeded("look")
+        self.state.german = look.random() < self.noise.german
+        self.state.wallpaper = look.choice(WALLPAPERS) if look.random() < self.noise.wallpaper else SKY
         self.state.tasks = [[Page(LAUNCHER, self.apps[LAUNCHER].main)]]
         self.settle()
         self.changed()
@@ -299,6 +302,8 @@ class Device:
             system.status_bar(self, placed)
             system.shade(self, placed)
             system.popup(self, placed)
+            if state.german:
+                language.translate(placed)
             self._placed = placed
         return self._placed
 

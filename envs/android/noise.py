@@ -27,6 +27,14 @@ class Noise:
     """A phone in its dark theme."""
     shuffle: float = 0.0
     """Icons and settings in another order."""
+    wallpaper: float = 0.0
+    """Another colour behind the icons."""
+    german: float = 0.0
+    """A phone that is set to German."""
+    autocorrect: float = 0.0
+    """A keyboard that takes one of the words typed for another, a text."""
+    captcha: float = 0.0
+    """A shop that will not believe that the agent is no robot, a page that opens: the episode cannot be won."""
     layout: int = 0
     """Version of the shop sites' layouts and of the orders of icons and settings, the same on all phones."""
 
@@ -51,7 +59,10 @@ def ordered(noise: Noise, seed: int, what: str, entries: Sequence[T]) -> list[T]
 
 CALM = Noise()
 """Nothing disturbs."""
-WILD = Noise(popup=0.12, loading=0.15, heads_up=0.04, crash=0.004, dark=0.2, shuffle=1.0)
+WILD = Noise(
+    popup=0.12, loading=0.15, heads_up=0.04, crash=0.004, dark=0.2, shuffle=1.0, wallpaper=0.5, german=0.15,
+    autocorrect=0.05, captcha=0.002,
+)
 """A phone as it is met."""
 
 

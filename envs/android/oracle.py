@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from random import Random
 
 from palaestra.envs.android.actions import Action, tap_at
 from palaestra.envs.android.apps import LAUNCHER
@@ -62,6 +63,11 @@ class Hand:
         if self.device.state.focus == field:
             return Action("TYPE", text=text)
         return self.tap(hint)
+
+    def stray(self, random: Random) -> Action:
+        """Tap any of the things that can be touched."""
+        found = [placed for placed in self.device.look() if placed.view.touchable and placed.visible]
+        return _tap(random.choice(found)) if found else Action("WAIT")
 
     def calm(self) -> Action | None:
         """Get rid of what the system put in the way."""

@@ -29,6 +29,8 @@ _COLORS = {  # name: light theme, dark theme
 
 (PAPER, INK, FAINT, LINE, CARD, BAR, WHITE, BLACK, BLUE, GREEN) = range(10)
 (RED, ORANGE, PURPLE, TEAL, YELLOW, PINK, BROWN, SKY, KEY, KEYS) = range(10, 20)
+WALLPAPERS = (KEYS, LINE, YELLOW)
+"""Colours behind the home screen's icons, beside the usual one."""
 NONE = -1
 """No fill: what lies below shows."""
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from palaestra.envs.android.app import Page
+from palaestra.envs.android.palette import SKY
 from palaestra.envs.android.storage import SETTINGS, Database
 from palaestra.envs.android.system import Notification, Popup
 
@@ -57,6 +58,12 @@ class State:
     """When it goes."""
     loading_until: float = 0.0
     """Touches before this moment are lost."""
+    german: bool = False
+    """Whether the phone speaks German."""
+    wallpaper: int = SKY
+    """The colour behind the home screen's icons, a palette index."""
+    walled: bool = False
+    """Whether the shops have taken it for a robot's."""
     clipboard: str = ""
     """What was copied."""
     log: list[str] = field(default_factory=list)

@@ -8,6 +8,7 @@ from palaestra.envs.android import keyboard
 from palaestra.envs.android.apps import LAUNCHER
 from palaestra.envs.android.device import SLOP, Device
 from palaestra.envs.android.draw import STATUS, Placed
+from palaestra.envs.android.language import autocorrected
 from palaestra.envs.android.views import TALL, WIDTH
 
 TEXT_LIMIT = 200
@@ -103,6 +104,8 @@ def type_text(device: Device, text: str) -> bool:
         return False
     page = device.page
     kept = "".join(letter for letter in text if letter.isprintable())
+    if device.noise.autocorrect and device.state.random.random() < device.noise.autocorrect:
+        kept = autocorrected(kept, device.state.random)
     page.texts[device.state.focus] = (page.texts.get(device.state.focus, "") + kept)[:TEXT_LIMIT]
     device.changed()
     return True

@@ -28,7 +28,7 @@ from palaestra.envs.android.device import Device
 from palaestra.envs.android.noise import noise_named
 from palaestra.envs.android.oracle import Hand
 from palaestra.envs.android.tasks import TEMPLATES
-from palaestra.envs.android.tasks.template import Split, Task, Template, start
+from palaestra.envs.android.tasks.template import SPLITS, Split, Task, Template, start
 from palaestra.envs.android.views import TALL, WIDTH
 
 SECONDS = 2.0
@@ -94,7 +94,8 @@ class PhoneEnv(VectorEnv[Observation, Any, np.ndarray]):
             templates: Which tasks, names of `palaestra.envs.android.tasks.TEMPLATES`; by default all of the family.
             family: Which set of tasks.
             level: The most difficult tasks, 1 to 3.
-            split: "train", or "test": other parameters, and some templates that training never sees.
+            split: "train"; "reworded", the same tasks in wordings that training never uses for them, of templates with
+                several; or "test": other parameters, and some templates that training never sees.
             preset: "calm", "wild" or "drift(T)"; see `palaestra.envs.android.noise`.
             actions: As texts or as numbers.
             height: Pixels of a screen.
@@ -190,6 +191,10 @@ class PhoneEnv(VectorEnv[Observation, Any, np.ndarray]):
         found = [task.template.oracle(hand, task.params) for task, hand in zip(self.tasks, self._hands, strict=True)]
         return [str(action or Action("WAIT")) for action in found]
 
+    def stray(self, random: Random) -> list[str]:
+        """Return a tap on any of the things that can be touched, on every phone, as text: where demonstrators err."""
+        return [str(hand.stray(random)) for hand in self._hands]
+
     def kind(self, seed: int) -> str:
         """Return the name of the template whose task a seed sets."""
         return drawn(self.templates, seed).name
@@ -208,7 +213,7 @@ class PhoneEnv(VectorEnv[Observation, Any, np.ndarray]):
 
 def _check(family: str, level: int, split: str, actions: str, height: int, width: int, max_steps: int) -> None:
     for name, value, known in (
-        ("family", family, ("all", "general", "web-shop")), ("split", split, ("train", "test")),
+        ("family", family, ("all", "general", "web-shop")), ("split", split, SPLITS),
         ("actions", actions, ("text", "numbers")), ("level", level, (1, 2, 3)),
     ):  # fmt: skip
         if value not in known:
@@ -251,8 +256,13 @@ def chosen(names: Sequence[str], family: str, level: int, split: Split) -> list[
         if family in ("all", template.family) and template.level <= level
     ]
     chosen = [template for template in chosen if split == "test" or not template.held_out]
+    if split == "reworded":
+        chosen = [template for template in chosen if template.wordings]
     if not chosen:
-        raise ValueError(f"android: no template is left: {list(names)} are held out for tests. Use split='test'.")
+        raise ValueError(
+            f"android: no template is left for split={split!r}: {list(names)} are held out for tests or have one "
+            "wording alone. Use split='test'."
+        )
     return chosen
 
 

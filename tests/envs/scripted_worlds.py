@@ -40,6 +40,7 @@ class Scripted:
     shows: str = "vector"
     takes: str = "box"
     faults: Mapping[int, tuple[str, int]] = field(default_factory=dict)  # episode's seed: (what, at which step)
+    once: Path | None = None  # a file without which nothing faults, and that the first fault removes
     slow: Mapping[int, float] = field(default_factory=dict)  # episode's seed: seconds a step
     verdict: str = "success"  # the key in info, or ""
     length: int = 0  # steps of each episode, 0: drawn from its seed
@@ -86,7 +87,11 @@ class ScriptedEnv(gymnasium.Env[Any, Any]):
         return observation, reward, ended and not cut, cut, info
 
     def _now(self, *what: str) -> bool:
-        return self.script.faults.get(self.seed or 0, ("", -1)) in [(name, self.time) for name in what]
+        now = self.script.faults.get(self.seed or 0, ("", -1)) in [(name, self.time) for name in what]
+        if now and self.script.once is not None:
+            now = self.script.once.exists()
+            self.script.once.unlink(missing_ok=True)
+        return now
 
     def _show(self) -> Any:
         if self._now("raise"):

@@ -69,7 +69,8 @@ def test_the_expert_plays_whole_successful_episodes() -> None:
 def test_episodes_are_cut_at_the_limit_and_say_so_by_failing() -> None:
     worlds = make("android/general-v0", 3, level=1, max_steps=4)
     try:
-        played = play(worlds, lambda view, rows: ["what is this?"] * len(rows), 5)
+        played, faults = play(worlds, lambda view, rows: ["what is this?"] * len(rows), 5)
+        assert not faults
         assert [len(one.actions) for one in played] == [4, 4, 4]
         assert not any(one.success for one in played)
         assert [one.observation.text[0].split("\n")[1] for one in played] == [""] * 3

@@ -48,6 +48,8 @@ app = App(
 def go(device: Device, url: str) -> None:
     """Open a page."""
     device.database(PACKAGE).insert("history", url=url)
+    if device.noise.captcha and device.state.random.random() < device.noise.captcha:
+        device.state.walled = True
     device.push("web", url=url)
 
 
@@ -88,6 +90,9 @@ def web(device: Device, page: Page) -> Screen:
     bar = _bar(device, page, at.host)
     if at.host == ENGINE:
         return Screen(_engine(device, at), bar)
+    if at.host in SITES and device.state.walled:
+        again = partial(device.toast, "Try again")
+        return Screen([headline("ARE YOU HUMAN?", fill=RED), row("I am no robot", "", "about", again)], bar)
     if at.host not in SITES:
         return Screen([label(""), headline("Not found", fill=RED)], bar)
     return _shop(device, page, at, bar)

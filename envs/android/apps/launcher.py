@@ -53,7 +53,7 @@ def home(device: Device, page: Page) -> Screen:
         elif direction in ("left", "right"):
             page.state["page"] = min(pages - 1, max(0, at + (1 if direction == "left" else -1)))
 
-    return Screen(body, swipe=swipe, fill=SKY)
+    return Screen(body, swipe=swipe, fill=device.state.wallpaper)
 
 
 def _cell(device: Device, known: App, x: int) -> View:

@@ -144,7 +144,8 @@ def _ask_engine(hand: Hand, params: Params) -> Action | None:
 
 _CART = (f"{PACKAGE}/cart/",)
 TEMPLATES = [
-    Template("shop-go", "Go to {host}", _site, _arrived, _go, family="web-shop"),
+    Template("shop-go", "Go to {host}", _site, _arrived, _go, family="web-shop",
+             wordings=("Open the site {host}", "Visit {host}", "Show me the shop {host}")),
     Template("shop-search", 'Go to {host}, search for "{item}"', _item, _searched, _searching, level=2,
              family="web-shop"),
     Template("shop-open", 'Go to {host}, search for "{item}", and open the first result', _item, _opened,

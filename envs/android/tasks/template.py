@@ -6,13 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from palaestra.envs.android.actions import Action
 from palaestra.envs.android.device import Device
 from palaestra.envs.android.oracle import Hand
 
-Split = Literal["train", "test"]
+Split = Literal["train", "reworded", "test"]
+"""Tasks to learn from; the same in words that they are never told in; and tasks with other parameters."""
+SPLITS: tuple[Split, ...] = get_args(Split)
 Params = dict[str, Any]
 """What fills an instruction's braces, and whatever else its checks need."""
 Draw = Callable[[Random, Split], Params]
@@ -50,6 +52,8 @@ class Template:
     """DigiRL's two sets of tasks."""
     held_out: bool = False
     """Whether it is seen in the test split alone."""
+    wordings: Sequence[str] = ()
+    """Other instructions that mean the same."""
 
 
 @dataclass(slots=True)
@@ -60,11 +64,13 @@ class Task:
     """Its kind."""
     params: Params
     """Its parameters."""
+    wording: str = ""
+    """One of its template's; empty for the first."""
 
     @property
     def instruction(self) -> str:
         """The words that the agent reads."""
-        return self.template.instruction.format(**self.params)
+        return (self.wording or self.template.instruction).format(**self.params)
 
     def damage(self, device: Device) -> list[str]:
         """Return the changes that do not belong to the task."""
@@ -91,10 +97,21 @@ def _share(count: int, split: Split, salt: str) -> list[int]:
     return [index for place, index in enumerate(order) if (place % 4 == 3) == (split == "test")]
 
 
+def worded(template: Template, params: Params, random: Random, split: Split) -> str:
+    """Return a wording; of each task, training leaves one of them to the split "reworded"."""
+    ways = (template.instruction, *template.wordings)
+    if split == "test" or len(ways) == 1:
+        return random.choice(ways)
+    kept = Random(f"kept {template.instruction.format(**params)}").choice(ways)
+    return kept if split == "reworded" else random.choice([way for way in ways if way != kept])
+
+
 def start(device: Device, template: Template, seed: int, split: Split) -> Task:
     """Reset a phone to a seed, draw a task of a template and prepare the phone for it."""
     device.reset(seed)
-    task = Task(template, template.draw(Random(f"{seed}/{template.name}/{split}"), split))
+    random = Random(f"{seed}/{template.name}/{split}")
+    params = template.draw(random, split)
+    task = Task(template, params, worded(template, params, random, split))
     template.prepare(device, task.params)
     device.settle()
     device.changed()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from palaestra.envs.android.tasks import TEMPLATES
-from palaestra.envs.android.tasks.template import Split, start
+from palaestra.envs.android.tasks.template import SPLITS, start
 from palaestra.envs.android.wire.android import ANDROID
 from palaestra.envs.android.wire.look import LOOK
 from palaestra.envs.android.wire.phone import Phone
@@ -23,9 +23,8 @@ def _sh(shell: Shell, arguments: list[str], stdin: bytes) -> bytes:
 def _palaestra(shell: Shell, arguments: list[str], stdin: bytes) -> str:
     """Begin an episode, `palaestra start TEMPLATE SEED SPLIT`, or judge it, `palaestra success`."""
     phone = shell.phone
-    if arguments[:1] == ["start"] and len(arguments) == 4 and arguments[1] in TEMPLATES:
-        split: Split = "test" if arguments[3] == "test" else "train"
-        phone.task = start(phone.device, TEMPLATES[arguments[1]], int(arguments[2]), split)
+    if arguments[:1] == ["start"] and len(arguments) == 4 and arguments[1] in TEMPLATES and arguments[3] in SPLITS:
+        phone.task = start(phone.device, TEMPLATES[arguments[1]], int(arguments[2]), arguments[3])
         return phone.task.instruction + "\n"
     if arguments == ["success"] and phone.task is not None:
         if not phone.task.success(phone.device):

@@ -1,7 +1,8 @@
 """DigiRL on a tiny model: what is drawn, what is left alone, and that it comes to say what succeeded."""
 
+import math
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ import torch
 from palaestra.agents.digirl.config import DigiRLConfig
 from palaestra.agents.digirl.episodes import Episode, Steps
 from palaestra.agents.digirl.learner import DigiRL
-from palaestra.agents.vlm.policy import VLMPolicy, prompts_of
+from palaestra.agents.vlm.core import Generate
+from palaestra.agents.vlm.policy import Prompt, VLMPolicy, prompts_of
 from palaestra.agents.vlm.sft import SFTConfig, Tuner
 from palaestra.agents.vlm.tiny import build_tiny_vlm
 from palaestra.envs.core import Observation
@@ -37,6 +39,14 @@ def make(folder: Path, config: DigiRLConfig = TINY) -> DigiRL:
     tuner = Tuner(folder, SFTConfig(learning_rate=3e-3, warmup=0, schedule="constant", weight_decay=0.0))
     policy = VLMPolicy(tuner.checkpoint, ("screen",), max_tokens=8)
     return DigiRL(tuner, policy, config, width=WIDTH, horizon=4)
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """A prompt, and what is to be said."""
+
+    messages: Prompt
+    answer: str
 
 
 def view(*texts: str) -> Observation:
@@ -107,6 +117,51 @@ def test_nothing_kept_leaves_the_actor_alone(folder: Path) -> None:
     metrics = agent.learn(failures, "offline")
     assert metrics["filter/nothing"] == 1
     assert all(torch.equal(before[name], value) for name, value in agent.tuner.parameters.items())
+
+
+def after_cloning(folder: Path, unkept: str) -> dict[str, torch.Tensor]:
+    """Return the actor's weights after one update on two successes, beside a failure in which `unkept` was said."""
+    agent = make(folder, replace(TINY, method="filtered-bc", offline_updates=1))
+    episodes = [episode(agent.policy, "open", ("left", "done"), True) for _ in range(2)]
+    episodes.append(episode(agent.policy, "open", (unkept,), False))
+    agent.learn(episodes, "offline")
+    return {name: value.detach().clone() for name, value in agent.tuner.parameters.items()}
+
+
+def test_what_is_said_in_steps_that_are_not_kept_has_no_gradient(folder: Path) -> None:
+    one, other = (after_cloning(folder, unkept) for unkept in ("right", "a wholly different answer"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_gradient_is_that_of_the_likelihood_of_the_kept_steps(folder: Path) -> None:
+    agent, twin = (make(folder, replace(TINY, method="filtered-bc", offline_updates=1)) for _ in range(2))
+    kept = [episode(agent.policy, "open", ("left",), True)] * 3  # the same step, whichever is drawn
+    agent.learn([*kept, episode(agent.policy, "open", ("right",), False)], "offline")
+    prompt = prompts_of(kept[0].observation, ("screen",))[0]
+    twin.tuner.learn([[Spoken(prompt, "left")] * TINY.batch])
+    for name, value in agent.tuner.parameters.items():
+        assert torch.equal(value, twin.tuner.parameters[name]), name
+
+
+def test_the_actor_stays_within_the_filters_divergence_of_the_imitator(folder: Path) -> None:
+    """Imitating the half of one's own answers that succeeded can at most condition on it: KL <= log 2."""
+    agent = make(folder, replace(TINY, offline_values=30, offline_updates=15))
+    prompt = prompts_of(view("Goal: open 0"), ("screen",))[0]
+    for _ in range(25):
+        agent.tuner.learn([[Spoken(prompt, "left"), Spoken(prompt, "right")]])
+    before = chances_of(agent, prompt)
+    assert before[0] == pytest.approx(0.5, abs=0.1) and sum(before) == pytest.approx(1, abs=0.02)
+    agent.learn([episode(agent.policy, "open", (said,), said == "left") for said in ("left", "right")] * 4, "offline")
+    after = chances_of(agent, prompt)
+    divergence = sum(p * math.log(p / q) for p, q in zip(after, before, strict=True))
+    assert after[0] > 0.9 and divergence < math.log(2) + 0.1
+
+
+def chances_of(agent: DigiRL, prompt: Prompt) -> list[float]:
+    """Return the probabilities of saying "left" and "right"."""
+    agent.policy.checkpoint.model.eval()
+    answer = agent.policy.speaker.answer([Generate(prompt, choices=("left", "right"))])[0]
+    return [math.exp(score) for score in answer.scores]
 
 
 def test_the_actors_loss_leaves_the_values_alone(folder: Path) -> None:

@@ -51,6 +51,12 @@ def test_phrases_and_numbers_are_one_token_and_words_stay_apart(tmp_path: Path) 
         assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
+def test_what_is_copied_is_no_part_of_a_phrase() -> None:
+    said = [f'"typed": "{text}"' for text in ("good luck", "luck", "")]
+    assert set_phrases(said, copied={"luck", "good luck"}) == ['"typed": "', '"typed": ""']
+    assert '"typed": "luck"' in set_phrases(said)
+
+
 def test_rare_phrases_are_none() -> None:
     assert set_phrases(["common 1"] * 99 + ["rare 1"]) == ["common ", "rare "]
     assert set_phrases(["common 1"] * 199 + ["rare 1"]) == ["common "]

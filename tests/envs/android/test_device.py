@@ -8,7 +8,7 @@ from random import Random
 import numpy as np
 import pytest
 
-from palaestra.envs.android import touch
+from palaestra.envs.android import font, language, touch
 from palaestra.envs.android.apps import APPS, LAUNCHER
 from palaestra.envs.android.apps.calculator import evaluate
 from palaestra.envs.android.device import Device
@@ -180,11 +180,51 @@ def test_each_chance_of_a_preset_does_what_it_says() -> None:
     frail.tick(2)
     assert frail.page.package == LAUNCHER and all(stack[0].package != CONTACTS for stack in frail.state.tasks)
     assert Device(0, Noise(dark=1.0)).setting("secure", "ui_night_mode") == "2"
+    papered, foreign = Device(0, Noise(wallpaper=1.0)), Device(0, Noise(german=1.0))
+    assert (papered.screen()[100, 2] != Device(0).screen()[100, 2]).any()
+    foreign.open("com.android.settings")
+    texts = {placed.view.text for placed in foreign.look()}
+    assert "Netzwerk" in texts and "Network" not in texts
+    tap_on(foreign, "Network")  # its name stays
+    assert foreign.page.screen == "network"
     plain, mixed, later = Device(0), Device(0, Noise(shuffle=1.0)), Device(0, Noise(shuffle=1.0, layout=1))
     assert len({device.screen().tobytes() for device in (plain, mixed, later)}) == 3
     calm = Device(0)
     wander(calm, Random(3), 300)
     assert calm.state.popup is None and not calm.state.notifications and not calm.state.loading_until
+
+
+def test_a_keyboard_that_corrects_takes_one_word_for_another() -> None:
+    device = Device(0, Noise(autocorrect=1.0))
+    device.open(CONTACTS)
+    tap_on(device, "plus")
+    tap_on(device, "Name")
+    touch.type_text(device, "good luck")
+    typed = device.page.texts["name"]
+    assert typed != "good luck" and len(set(typed.split()) & {"good", "luck"}) == 1
+    assert language.autocorrected("xyzzy", Random(0)) == "xyzzy"  # nothing looks like it
+    assert language.autocorrected("", Random(0)) == ""
+
+
+def test_a_captcha_shuts_every_shop_for_good() -> None:
+    device = Device(0, Noise(captcha=1.0))
+    device.open("com.android.chrome")
+    tap_on(device, "bargo.com")
+    for _ in range(3):
+        texts = {placed.view.text for placed in device.look()}
+        assert "ARE YOU HUMAN?" in texts and "WELCOME" not in texts
+        tap_on(device, "I am no robot")
+    kept = device.snapshot()
+    device.reset(0)
+    assert not device.state.walled
+    device.restore(kept)
+    assert device.state.walled
+
+
+def test_german_has_a_letter_for_every_sign_and_names_nothing_twice() -> None:
+    assert all(font.known(letter) for text in language.GERMAN.values() for letter in text if letter != " ")
+    same_page = ("Network", "Devices", "Display", "Sound", "Location", "Time", "About")
+    assert len({language.GERMAN[word] for word in same_page}) == len(same_page)
 
 
 def test_airplane_mode_ends_the_radios() -> None:

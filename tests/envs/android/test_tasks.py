@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -11,7 +12,7 @@ from palaestra.envs.android.device import Device
 from palaestra.envs.android.noise import noise_named
 from palaestra.envs.android.oracle import Hand
 from palaestra.envs.android.tasks import TEMPLATES
-from palaestra.envs.android.tasks.template import Split, Task, Template, start
+from palaestra.envs.android.tasks.template import SPLITS, Split, Task, Template, start
 
 STEPS = {1: 3, 2: 8, 3: 11}
 """The most actions that the expert takes on a calm phone, by level."""
@@ -48,7 +49,7 @@ def test_the_expert_solves_it_on_a_calm_phone(name: str) -> None:
 
 @pytest.mark.parametrize("preset", ["wild", "drift(4)"])
 def test_the_expert_solves_all_on_unruly_phones(preset: str) -> None:
-    device = Device(0, noise_named(preset))
+    device = Device(0, replace(noise_named(preset), captcha=0.0, german=0.5, autocorrect=0.2 * (preset == "wild")))
     failed = []
     for name, template in TEMPLATES.items():
         for seed in range(3):
@@ -138,6 +139,18 @@ def test_splits_share_no_parameters(name: str) -> None:
              for split in splits(template)}  # fmt: skip
     assert not drawn["train"] & drawn["test"]
     assert len(drawn["train"]) > 1
+
+
+def test_the_reworded_split_asks_for_known_tasks_in_words_that_training_never_uses_for_them() -> None:
+    for template in (template for template in TEMPLATES.values() if template.wordings):
+        asked = {split: [start(Device(0), template, seed, split) for seed in range(150)] for split in SPLITS}
+        said = {split: {task.instruction for task in tasks} for split, tasks in asked.items()}
+        assert not said["train"] & said["reworded"] and not said["train"] & said["test"], template.name
+        wanted = {split: {str(task.params) for task in tasks} for split, tasks in asked.items()}
+        if len(wanted["reworded"]) < 30:  # few enough to have been drawn all
+            assert wanted["reworded"] == wanted["train"]
+        words = {split: {word for text in texts for word in text.split()} for split, texts in said.items()}
+        assert words["reworded"] <= words["train"], template.name
 
 
 def test_instructions_quote_all_that_is_typed() -> None:

