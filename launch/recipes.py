@@ -134,6 +134,7 @@ DEMOS = {
     "robot": ("pi-rl-push-cube",),
     "driving": ("found-rl-driving", "--guidance", "vmr+awag", "--stop-at", "0.9"),
     "table": ("vla-tabletop",),
+    "phone": ("digirl-phone", "--iterations", "9", "--final-episodes", "128"),
 }
 """What each demo trains; the first one is shown where none is named."""
 

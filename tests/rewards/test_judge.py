@@ -24,7 +24,8 @@ class SeesBright(EchoEngine):
             assert isinstance(ask, Generate) and ask.choices == ("success", "failure")
             pictures = [part for part in ask.messages[-1].content if isinstance(part, Picture)]
             level = int(pictures[-1].pixels.max())
-            found.append(ValueError("grey") if level == 128 else Text("success" if level > 128 else "failure"))
+            said = "bananas" if level == 100 else "success" if level > 128 else "failure"
+            found.append(ValueError("grey") if level == 128 else Text(said))
         return found
 
 
@@ -53,6 +54,7 @@ def test_a_model_judges_and_what_it_cannot_judge_is_no_failure() -> None:
         judge = ModelJudge(client, "judge", examples=[(shown(True, 255), True)])
         assert judge.judge([shown(False, 255), shown(True, 0), shown(True, 128)]) == [True, False, None]
         assert judge.missed == 1
+        assert judge.judge([shown(True, 100)]) == [None] and judge.missed == 2  # nonsense
 
 
 def test_a_model_that_is_away_gives_no_verdict() -> None:
