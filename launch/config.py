@@ -188,10 +188,10 @@ class DigiRLRecipe:
     hold words that it never sees either, a model must be able to read; the tiny one cannot."""
     demonstration: dict[str, int | float | bool | str] = field(default_factory=lambda: {"preset": "calm"})
     """Options of the phones that the expert is shown on, beside the others: tamer ones."""
-    demonstrations: int = 24
+    demonstrations: int = 28
     """Episodes of the expert on tamer phones that are imitated."""
-    live_demonstrations: int = 12
-    """Further ones on the phones of the run."""
+    live_demonstrations: int = 14
+    """Further ones on the phones of the run. All are learnt from again in the offline stage, beside what was played."""
     slips: float = 0.2
     """Chance of an expert's step to go astray, by a tap on anything else: demonstrations then show the way back."""
     cameras: tuple[str, ...] = ("screen",)

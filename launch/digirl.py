@@ -105,6 +105,9 @@ class DigiRLRun(WorldsRun):
             faults += broken
         simulated = time.perf_counter()
         verdicts = self._judge(played)
+        if offline and self.recipe.imitation.steps:
+            shown = demonstrate(self.recipe)  # they stay in the buffer, where the agent's own successes outnumber them
+            self._keep(shown, self._judge(shown))
         self._keep(played, verdicts)
         self.learner.played = len(self.episodes)
         metrics = self.learner.learn(self.episodes[-self.recipe.capacity :], "offline" if offline else "online")

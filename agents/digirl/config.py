@@ -38,7 +38,7 @@ class DigiRLConfig:
     """Adam's step size for the value functions."""
     offline_values: int = 200
     """Updates of each value function in the offline stage."""
-    offline_updates: int = 300
+    offline_updates: int = 200
     """Updates of the actor in the offline stage."""
     online_values: int = 10
     """Updates of each value function an iteration."""

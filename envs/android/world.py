@@ -266,8 +266,8 @@ def chosen(names: Sequence[str], family: str, level: int, split: Split) -> list[
     return chosen
 
 
-LADDER = ("open-app", "open-settings", "turn", "slide", "font-size", "timeout", "shop-go", "sms-reply")
-"""One to five actions, told apart by icons, colours and places: for agents too small to read names."""
+LADDER = ("open-app", "open-settings", "turn", "slide", "font-size", "timeout", "shop-go")
+"""One to four actions, told apart by icons, colours and places: for agents too small to read or copy words."""
 WORLDS: dict[str, Callable[..., PhoneEnv]] = {
     "android/phone-v0": PhoneEnv,
     "android/general-v0": partial(PhoneEnv, family="general"),

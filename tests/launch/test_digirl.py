@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from palaestra.agents.digirl.config import DigiRLConfig
 from palaestra.agents.digirl.episodes import Episode, read_episodes
@@ -86,21 +87,21 @@ def test_a_resumed_run_is_the_run_that_was_not_stopped(tmp_path: Path, monkeypat
     def break_down(folder: Path, number: int, episode: Episode) -> Path:
         nonlocal kept
         kept += 1
-        if kept == 11:  # of the first round's four episodes the third
+        if kept == 15:  # after four demonstrations and eight offline, of the first round's four episodes the third
             raise RuntimeError("the lights went out")
         return keep(folder, number, episode)
 
     monkeypatch.setattr(digirl, "save_episode", break_down)
     with pytest.raises(RuntimeError, match="lights went out"):
         train(SMALL, stopped)
-    assert len(list(read_episodes(stopped / "episodes"))) == 10
+    assert len(list(read_episodes(stopped / "episodes"))) == 14
     monkeypatch.setattr(digirl, "save_episode", keep)
     resume(stopped)
     assert steady(stopped) == steady(whole)
     ends = [checkpoint.load(checkpoint.latest(run) or run)[0] for run in (whole, stopped)]
     assert ends[0].keys() == ends[1].keys()
     assert [name for name in ends[0] if not torch.equal(ends[0][name], ends[1][name])] == []
-    assert len(list(read_episodes(whole / "episodes"))) == 16
+    assert len(list(read_episodes(whole / "episodes"))) == 20
     for episode in read_episodes(whole / "episodes"):
         now, before = episode.features.chunk(2, 1)
         assert torch.equal(before, torch.cat([now[:1], now[:-1]]))  # at the start the frame stands for the one before
@@ -131,11 +132,26 @@ def test_a_resumed_run_is_the_run_that_was_not_stopped(tmp_path: Path, monkeypat
         (replace(SMALL, learner=replace(SMALL.learner, batch=5)), "batch is 5, which fit = 4"),
         (replace(SMALL, judge=JudgeConfig(kind="noisy", false_positive=2.0)), "false_positive is 2.0"),
         (replace(SMALL, demonstrations=0), "demonstrations is 0"),
+        (replace(SMALL, slips=1.0), "slips is 1.0"),
+        (replace(SMALL, imitation=SFTConfig(steps=0)), "imitation.steps is 0"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_slow(recipe: DigiRLRecipe, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         validate(recipe)
+
+
+def test_a_run_goes_on_from_the_actor_of_another_in_a_world_that_changed(tmp_path: Path) -> None:
+    small = replace(SMALL, iterations=1)
+    train(small, tmp_path / "first")
+    frozen = tmp_path / "first" / "actor"
+    changed = replace(small.world, options={**small.world.options, "preset": "drift(2)"})
+    train(replace(small, world=changed, base=str(frozen), imitation=SFTConfig(steps=0)), tmp_path / "second")
+    weights = [load_file(folder / "model.safetensors") for folder in (frozen, tmp_path / "second" / "imitator")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert len(list(read_episodes(tmp_path / "second" / "episodes"))) == 8  # of its own alone
+    names = [entry["name"] for entry in read_result(tmp_path / "second" / "result.json")["evaluations"]]
+    assert names == ["before", "after"]  # the frozen policy, and the one that went on learning
 
 
 def test_a_recipe_survives_its_file(tmp_path: Path) -> None:
