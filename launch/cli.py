@@ -14,7 +14,7 @@ COMMANDS = {
     "teach": "train a teacher for Found-RL on an expert's drive: palaestra teach --to FOLDER --kind vlm",
     "export": "write a driving policy as ONNX, and measure its latency: palaestra export RUN",
     "compare": "compare runs over seeds and worlds: palaestra compare RUN RUN …",
-    "demo": "learn to push a cube, drive, open drawers or use a phone: palaestra demo [robot | driving | table | phone]",
+    "demo": "push a cube, drive, open drawers, use a phone: palaestra demo [robot | driving | table | phone]",
     "list": "list worlds, recipes and benches",
     "check": "check that a world keeps the contract: palaestra check WORLD",
     "serve": "answer asks to models over HTTP, many in one batch: palaestra serve --model NAME=ENGINE:PATH",
