@@ -180,6 +180,8 @@ class DigiRLRecipe:
         )
     )
     """The phones, one episode of each in a round."""
+    device: str = "cpu"
+    """Where the model lives: cpu or cuda; phones are simulated on the CPU."""
     evaluation: dict[str, int | float | bool | str] = field(default_factory=lambda: {"split": "reworded"})
     """Options of the phones that are evaluated on, beside the others: instructions that training never sees, in words
     that it does."""

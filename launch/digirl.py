@@ -53,7 +53,7 @@ class DigiRLRun(WorldsRun):
         self.tests = make_worlds(recipe)
         self.further_tests = _unseen(recipe)
         imitator = self._imitator()
-        frozen = read_checkpoint(imitator, processor=imitator, adapter=None, device=recipe.world.device, dtype="auto")
+        frozen = read_checkpoint(imitator, processor=imitator, adapter=None, device=recipe.device, dtype="auto")
         self.reader = Speaker(frozen)
         self.read: dict[str, Tensor] = {}
         tuner, policy = _actor(recipe, imitator)
@@ -215,7 +215,7 @@ class DigiRLRun(WorldsRun):
             for one in demonstrations
             for prompt, action in zip(prompts_of(one.observation, recipe.cameras), one.actions, strict=True)
         ]
-        tuner = Tuner(base, recipe.imitation, device=recipe.world.device)
+        tuner = Tuner(base, recipe.imitation, device=recipe.device)
         for number, metrics in enumerate(tuner.fit(samples, recipe.seed), start=1):
             if number % 100 == 0:
                 print(f"imitation {number}/{recipe.imitation.steps}: loss {metrics['train/loss']:.3f}", flush=True)
@@ -227,7 +227,7 @@ class DigiRLRun(WorldsRun):
 
 def _actor(recipe: DigiRLRecipe, imitator: Path) -> tuple[Tuner, VLMPolicy]:
     updates = recipe.learner.offline_updates + (recipe.iterations - 1) * recipe.learner.online_updates
-    tuner = Tuner(imitator, replace(recipe.actor, steps=updates), device=recipe.world.device)
+    tuner = Tuner(imitator, replace(recipe.actor, steps=updates), device=recipe.device)
     policy = VLMPolicy(tuner.checkpoint, recipe.cameras, max_tokens=recipe.longest, temperature=recipe.temperature)
     return tuner, policy
 
