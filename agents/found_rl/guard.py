@@ -31,7 +31,9 @@ class Guard:
         self.config = config
         self.probes = max(1, round(config.share * worlds))
         if config.on and self.probes >= worlds:
-            raise ValueError(f"the guard needs some of {worlds} worlds to follow the advice: make more, or --no-guard.")
+            raise ValueError(
+                f"the guard needs some of {worlds} worlds to follow the advice: make more, or give --guard.on False."
+            )
         self.tensors = {
             "returns": torch.zeros(worlds),
             "alive": torch.ones(worlds, dtype=torch.bool),
