@@ -255,7 +255,8 @@ def draw_matrix(axis: Axes, labels: Sequence[str], table: Array) -> None:
 
 def _plot(axis: Axes, curves: Sequence[Curve], colours: Mapping[str, str] | None = None) -> None:
     for number, curve in enumerate(curves):
-        colour = (colours or {}).get(curve.label, COLOURS[(0, 1, 1)[number] if colours is None else number])
+        place = (0, 1, 1)[number] if colours is None else number % len(COLOURS)
+        colour = (colours or {}).get(curve.label, COLOURS[place])
         if curve.low is not None and curve.high is not None:
             axis.fill_between(curve.at, curve.low, curve.high, color=colour, alpha=0.16, linewidth=0)
         style, marker = "--" if curve.dashed else "-", "o" if curve.at.size <= 30 else ""

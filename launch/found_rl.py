@@ -18,6 +18,7 @@ from palaestra.agents.found_rl.teachers import PromptTeacher, ScriptedEngine, Sc
 from palaestra.agents.rollout import Collector
 from palaestra.agents.vlm.client import Client, connect
 from palaestra.agents.vlm.core import Engine
+from palaestra.envs.driving.score import CLASSES
 from palaestra.envs.driving.world import DrivingEnv
 from palaestra.envs.lockstep import LockstepWorlds
 from palaestra.launch.config import FoundRLRecipe, TeacherConfig
@@ -30,7 +31,7 @@ from palaestra.rewards.similarity import AlignmentTeacher, embed_anchors
 if TYPE_CHECKING:
     from palaestra.launch.evaluate import Evaluation
 
-KEPT = ("arrival", "driving_score", "route_completion")
+KEPT = ("arrival", "driving_score", "route_completion", *(f"{name}_a_km" for name in CLASSES))
 """What is told of an evaluation's episodes besides strict success."""
 DANGER = 3.0
 """Seconds to collision below which a world counts as in danger."""

@@ -57,3 +57,11 @@ def test_known_learning_curves_come_first() -> None:
 def test_one_row_draws(draw: Callable[[Run], figures.Draw]) -> None:
     row = {"rollout/success_once": 1.0, "train/actor_loss": 0.1, "time/learn": 1.0}
     assert figures.render(draw(run_of(row, row)), 6, 3).startswith(b"\x89PNG")
+
+
+def test_more_groups_than_colours_are_drawn_too() -> None:
+    names = [f"group {number}" for number in range(len(figures.COLOURS) + 3)]
+    curves = [figures.Curve(name, np.arange(3.0), np.arange(3.0) / 3) for name in names]
+    colours = dict.fromkeys(names, "k")
+    picture = figures.render(lambda figure: figures.draw_curves(figure.subplots(), curves, colours), 6, 3)
+    assert picture.startswith(b"\x89PNG")

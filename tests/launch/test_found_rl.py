@@ -107,7 +107,7 @@ def test_a_resumed_run_is_the_run_that_was_not_stopped(tmp_path: Path, monkeypat
     assert rows[-1]["advice/asked"] == 16 * 6 and rows[-1]["advice/age"] == 3
     # Answers of the last two decisions before each of the two boundaries were outstanding there, and are given up.
     assert rows[-1]["advice/lost"] + rows[-1]["advice/outstanding"] == 2 * 2 * 6
-    assert {"eval/arrival", "eval/driving_score", "eval/success_once_low"} <= rows[-1].keys()
+    assert {"eval/arrival", "eval/driving_score", "eval/red_light_a_km", "eval/success_once_low"} <= rows[-1].keys()
     # The first checkpoint, which the result refers to, and the newest two.
     assert sorted(folder.name for folder in (whole / "checkpoints").iterdir()) == ["000000", "000002", "000004"]
     assert [entry["name"] for entry in read_result(whole / "result.json")["evaluations"]] == ["before", "after"]
