@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from palaestra.envs.core import Fault, Observation, episode_seeds, same_tensors
 from palaestra.envs.pool import PoolWorlds
 from palaestra.launch.config import DigiRLRecipe, WorldConfig
 from palaestra.launch.episodes import Played, demonstrate, play
 from tests.envs.scripted_worlds import Scripted
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
 
 SEED, BROKEN = 5, 1
 """Of the round, and the row that breaks in it."""
