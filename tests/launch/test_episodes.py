@@ -16,6 +16,7 @@ from palaestra.launch.config import DigiRLRecipe, WorldConfig
 from palaestra.launch.episodes import Played, demonstrate, play
 from tests.envs.scripted_worlds import Scripted
 
+
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
