@@ -43,7 +43,8 @@ class AdbPhoneEnv(gymnasium.Env[dict[str, Any], str]):
 
     A lost connection is made anew, once. Faults (a phone that freezes, reboots, or is unplugged) are raised by `step`
     as RuntimeError; the pool records them, voids the episode, and makes a world anew, which boots its phone again where
-    it has `boot`. `reset` tries twice. Evaluations play another start for each that a fault voided, once.
+    it has `boot`. `reset` tries twice. Evaluations play another start for each that a fault voided, once; training's
+    rounds play the same start once more.
 
     >>> phone = AdbPhoneEnv("127.0.0.1:5555", templates=["open-app"])  # doctest: +SKIP
     """
