@@ -117,9 +117,9 @@ def test_a_resumed_run_scales_its_bonuses_as_if_it_had_not_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clip = build_tiny_clip(tmp_path / "clip", image_size=32, width=32, layers=1, text_width=32, context=48)
-    # One ask at a time: a model's answers may differ in their last bits with the size of a batch.
+    # One ask at a time, waited for: a model's answers may differ in their last bits with the size of a batch.
     learner = replace(SMALL.learner, guidance="ccaa", query=QueryConfig(every=6))
-    teacher = TeacherConfig(kind="model", model=str(clip), delay=1)
+    teacher = TeacherConfig(kind="model", model=str(clip), delay=0)
     whole, stopped = ends_of_a_run_and_of_one_that_broke_down(
         replace(SMALL, learner=learner, teacher=teacher), tmp_path, monkeypatch
     )
