@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from palaestra.agents.core import Decision
 from palaestra.agents.vla.backbone import Backbone, Prefix
 from palaestra.agents.vla.reader import Reader
-from palaestra.agents.vla.tokens import BINS, log_probability, smooth_codes, to_actions, to_tokens
+from palaestra.agents.vla.tokens import BINS, log_probability, to_actions, to_tokens
 from palaestra.envs.core import Observation
 
 
@@ -36,8 +36,7 @@ class TokenNetwork(Reader):
         self.horizon, self.width, self.bins = horizon, width, bins
         size = backbone.text.hidden_size
         self.codes = nn.Embedding(bins, size)
-        with torch.no_grad():
-            self.codes.weight.copy_(smooth_codes(bins, size))
+        nn.init.normal_(self.codes.weight, std=0.05)
         self.enter_state = nn.Linear(backbone.width + state, size)
 
     @property

@@ -35,17 +35,6 @@ def to_actions(tokens: Tensor, low: Tensor, high: Tensor, bins: int = BINS) -> T
     return low + (tokens + 0.5) / bins * (high - low)
 
 
-def smooth_codes(bins: int, size: int, waves: int = 8) -> Tensor:
-    """Return vectors for bins to begin with, [bins, size], which neighbours nearly share.
-
-    They are random mixtures of a few slow cosines over the bins, so that what is learnt of one bin holds for those
-    beside it. With vectors drawn for each by itself, a small model on few demonstrations does not learn to act.
-    """
-    place = (torch.arange(bins) + 0.5) / bins
-    wave = torch.cos(torch.pi * torch.arange(waves) * place[:, None])
-    return wave @ torch.randn(waves, size) * 0.05
-
-
 def log_probability(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Return log p of tokens [..., L] and the entropy there, each [..., L] float32, from logits [..., L, bins]."""
     log_p = logits.float().log_softmax(-1)

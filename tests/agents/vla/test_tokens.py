@@ -15,7 +15,7 @@ from palaestra.agents.vla.adapters import Tuning
 from palaestra.agents.vla.policy import backbone_checkpoint, token_policy
 from palaestra.agents.vla.token_learner import TokenRL
 from palaestra.agents.vla.token_policy import TokenPolicy
-from palaestra.agents.vla.tokens import log_probability, played_tokens, smooth_codes, to_actions, to_tokens
+from palaestra.agents.vla.tokens import log_probability, played_tokens, to_actions, to_tokens
 from palaestra.envs.core import Observation, Worlds
 from palaestra.envs.manipulation.tabletop.world import demonstrate
 
@@ -50,19 +50,6 @@ def test_bins_by_hand() -> None:
     assert to_actions(tokens, LOW, HIGH, 4).tolist() == [[-0.75, 0.1875], [0.25, 0.4375]]
     with pytest.raises(ValueError, match="NaN"):
         to_tokens(torch.tensor([torch.nan, 0.0]), LOW, HIGH)
-
-
-def test_codes_of_neighbours_are_alike() -> None:
-    """By hand: two bins lie at cos(π / 4) and cos(3 π / 4) of the second wave; of many, neighbours agree most."""
-    torch.manual_seed(0)
-    mixture = torch.randn(2, 4) * 0.05
-    torch.manual_seed(0)
-    half = 0.5**0.5
-    torch.testing.assert_close(smooth_codes(2, 4, waves=2), torch.tensor([[1, half], [1, -half]]) @ mixture)
-    codes = torch.nn.functional.normalize(smooth_codes(32, 64), dim=1)
-    alike = codes @ codes.T
-    assert alike.diagonal(1).mean() > 0.9 > alike.diagonal(4).mean() > alike.diagonal(16).mean()
-    assert torch.linalg.matrix_rank(smooth_codes(32, 64)) == 8
 
 
 def test_log_probabilities_by_hand() -> None:
@@ -122,7 +109,7 @@ def test_imitation_says_what_was_shown(worlds: Worlds) -> None:
     episodes = demonstrate(1, seed=5, pixels=32)
     losses = [
         metrics["train/imitation_loss"]
-        for metrics in imitate(policy, episodes, ImitationConfig(steps=120, batch=16, learning_rate=4e-3))
+        for metrics in imitate(policy, episodes, ImitationConfig(steps=60, batch=16, learning_rate=6e-3))
     ]
     assert losses[-1] < 0.3 * losses[0]
     episode = episodes[0]
