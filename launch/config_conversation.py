@@ -16,6 +16,9 @@ from palaestra.envs.retrieval.world import PageWorldConfig
 from palaestra.launch.build import build, read_json
 from palaestra.rewards.retrieval import RetrievalRewardConfig
 
+TINY = "tiny"
+"""As a model, it stands for a small one with random weights, whose tokenizer is made of the rows."""
+
 
 @dataclass(frozen=True)
 class AnswerJudgeConfig:
@@ -138,7 +141,7 @@ class ToolsRecipe(ConversationRecipe):
     """JSON Lines, an episode each: what the world's `reset` takes, and perhaps "says", a teacher's texts, by turns."""
     held_out: str = ""
     """The same, for evaluations."""
-    model: str = "tiny"
+    model: str = TINY
     """Folder of an image-text-to-text or text checkpoint; "tiny" is a small one with random weights."""
     rank: int = 0
     """Of low-rank adapters; 0 trains every weight."""
@@ -166,7 +169,7 @@ class ToolsRecipe(ConversationRecipe):
                     f"{name} is {getattr(self, name)!r}, which is no file: give JSON Lines, an object an episode, with "
                     f"what the reset of {self.world} takes, and perhaps what a teacher says."
                 )
-        if self.model != "tiny" and not (Path(self.model) / "config.json").is_file():
+        if self.model != TINY and not (Path(self.model) / "config.json").is_file():
             raise ValueError(f"model is {self.model!r}, which holds no config.json: give a checkpoint's folder.")
         if self.rank < 0 or self.turns < 1:
             raise ValueError(f"rank is {self.rank}, expected 0 or more, and turns {self.turns}, expected 1 or more.")

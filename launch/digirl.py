@@ -15,6 +15,7 @@ from torch import Tensor
 
 from palaestra.agents.digirl.episodes import Episode, read_episodes, save_episode
 from palaestra.agents.digirl.learner import DigiRL
+from palaestra.agents.optimiser import under
 from palaestra.agents.vlm.checkpoint import read_checkpoint
 from palaestra.agents.vlm.client import Client
 from palaestra.agents.vlm.core import Message
@@ -235,8 +236,7 @@ def _actor(recipe: DigiRLRecipe, imitator: Path) -> tuple[Tuner, VLMPolicy]:
 def load_actor(run: Path, recipe: DigiRLRecipe, tensors: dict[str, Tensor]) -> VLMPolicy:
     """Return the actor that a checkpoint of a run holds."""
     tuner, policy = _actor(recipe, run / "imitator")
-    prefix = "learner.actor."
-    tuner.load_state_dict({key.removeprefix(prefix): v for key, v in tensors.items() if key.startswith(prefix)})
+    tuner.load_state_dict(under("learner.actor.", tensors))
     return policy
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from palaestra.agents.core import Rollout, Stateful, Trained
+from palaestra.agents.optimiser import under
 from palaestra.agents.rollout import Collector
 from palaestra.envs.core import Worlds, episode_seed
 from palaestra.launch import checkpoint
@@ -176,9 +177,7 @@ class Run(ABC):
                 f"{folder} was saved with another recipe than {self.run}/config.json now holds: restore that file, or "
                 "start a new run."
             )
-        prefix = "learner."
-        found = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-        self.learner.load_state_dict(found)
+        self.learner.load_state_dict(under("learner.", tensors))
         set_random_state(tensors)
         self.iteration, self.env_steps = meta["iteration"], meta["env_steps"]
         self.named = [(Evaluation.from_json(entry), further) for entry, further in meta["named"]]

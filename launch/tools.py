@@ -17,13 +17,11 @@ from palaestra.agents.vlm.sft import SFTConfig, Tuner
 from palaestra.agents.vlm.tiny import build_tiny_vlm
 from palaestra.envs.retrieval.core import VOID, Record
 from palaestra.envs.retrieval.registry import open_worlds
-from palaestra.launch.config_conversation import ToolsRecipe
+from palaestra.launch.config_conversation import TINY, ToolsRecipe
 from palaestra.launch.conversation import ConversationRun
 
 SAYS = "says"
 """The key of what a teacher says, in a line of a file of rows."""
-TINY = "tiny"
-"""Stands for a small model with random weights, whose tokenizer is made of the rows."""
 
 
 class Row(dict[str, Any]):

@@ -26,7 +26,7 @@ from palaestra.agents.digirl.filters import (
 )
 from palaestra.agents.digirl.values import Value, value_loss
 from palaestra.agents.metrics import require_finite
-from palaestra.agents.optimiser import load_optimiser_tensors, optimiser_tensors
+from palaestra.agents.optimiser import load_optimiser_tensors, optimiser_tensors, under
 from palaestra.agents.vlm.policy import Prompt, VLMPolicy, prompts_of
 from palaestra.agents.vlm.sft import Tuner
 
@@ -154,15 +154,11 @@ class DigiRL:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore `state_dict`."""
-
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-
-        self.tuner.load_state_dict(part("actor."))
+        self.tuner.load_state_dict(under("actor.", state))
         self.played = int(state["played"])
         for name, value in self._values().items():
-            value.load_state_dict(part(f"{name}."))
-            load_optimiser_tensors(self.optimisers[name], part(f"{name}-optimiser."))
+            value.load_state_dict(under(f"{name}.", state))
+            load_optimiser_tensors(self.optimisers[name], under(f"{name}-optimiser.", state))
 
     def _values(self) -> dict[str, Value]:
         return {"step": self.step_value, "instruction": self.instruction_value}

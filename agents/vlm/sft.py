@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from palaestra.agents.metrics import require_finite
-from palaestra.agents.optimiser import load_optimiser_tensors, optimiser_tensors
+from palaestra.agents.optimiser import load_optimiser_tensors, optimiser_tensors, under
 from palaestra.agents.vlm.checkpoint import Checkpoint, read_checkpoint
 from palaestra.agents.vlm.core import Message
 from palaestra.agents.vlm.prompts import Prompts, Turns
@@ -275,9 +275,7 @@ class Tuner:
         with torch.no_grad():
             for name, value in self.parameters.items():
                 value.copy_(state[f"model.{name}"])
-        prefix = "optimiser."
-        found = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-        load_optimiser_tensors(self.optimiser, found)
+        load_optimiser_tensors(self.optimiser, under("optimiser.", state))
         self.step = int(state["step"])
 
     def _there(self, batch: Batch) -> Batch:

@@ -148,7 +148,7 @@ def tabulate(arena: Arena) -> Tables:
     points, entry = _points(arena)
     number, numbers, pairs, zones, order = _conflicts(arena)
     lanes = _lanes(arena, entry)
-    ends = arena.crosswalk
+    ends, spawns = arena.crosswalk, arena.spawn_range[:, 1] - arena.spawn_range[:, 0]
     way = ends[:, 1] - ends[:, 0]
     crosswalks = torch.cat((ends[:, 0], way, torch.linalg.vector_norm(way, dim=1, keepdim=True)), 1)
     if not len(crosswalks):
@@ -166,8 +166,8 @@ def tabulate(arena: Arena) -> Tables:
         pairs=pairs,
         zones=zones,
         order=order,
-        spawns=arena.spawn_range[:, 1] - arena.spawn_range[:, 0],
-        most_spawns=int((arena.spawn_range[:, 1] - arena.spawn_range[:, 0]).max()),
+        spawns=spawns,
+        most_spawns=int(spawns.max()),
         crosswalks=crosswalks,
         signals=_signals(arena),
         places=torch.tensor([WHOLES.index(name) for name in ("lane", "previous", "beside")], device=ends.device),
